@@ -1,0 +1,40 @@
+"""Names of every feature on the data's way, and the reserved item indices: the only place where a feature is named.
+
+Raw examples (`tf.train.Example`, one per session, written by `preprocess.py`) → transformed examples (item indices
+instead of item ids, written by Transform with `transform.py`) → batches (padded tensors, made by `dataset.py`).
+"""
+
+PAD_INDEX = 0  # fills a sequence up to the batch's length; never scored
+OOV_INDEX = 1  # an item that the training split does not have often enough; never input, target or recommended
+FIRST_ITEM_INDEX = 2  # the vocabulary's first item; index = vocabulary position + FIRST_ITEM_INDEX
+
+# Splits, in time order.
+TRAIN = "train"
+VALID = "valid"
+TEST = "test"
+SPLITS = (TRAIN, VALID, TEST)
+
+# Raw example. Parallel lists of one length, oldest event first, but for the two scalars and the unclicked items.
+SESSION_ID = "session_id"  # bytes[1]
+USER_ID = "user_id"  # bytes[1]; b"" without users
+ITEM_ID = "item_id"  # bytes[n]
+TIMESTAMP_S = "timestamp_s"  # int64[n], whole seconds since 1970 UTC, rounded down
+IS_FALSE_POSITIVE = "is_false_positive"  # int64[n], 1 = clicked and abandoned
+UNCLICKED_ITEM_ID = "unclicked_item_id"  # bytes[*], shown and not clicked before the session; empty without impressions
+RESERVED_FEATURES = (SESSION_ID, USER_ID, ITEM_ID, TIMESTAMP_S, IS_FALSE_POSITIVE, UNCLICKED_ITEM_ID)
+
+# Transformed example: SESSION_ID and IS_FALSE_POSITIVE as above, and
+ITEM_INDEX = "item_index"  # int64[n], FIRST_ITEM_INDEX.. or OOV_INDEX
+ITEM_VOCABULARY = "item_id_vocabulary"  # name of the vocabulary asset: one item_id a line, most frequent first
+
+# Training batch (letters as everywhere: B sessions, T steps, M false positives).
+# ITEM_INDEX            int32 [B, T]    the method's input events, right-padded with PAD_INDEX, without OOV_INDEX
+LABEL = "label"  # int32 [B, T]    the item to predict after each input; PAD_INDEX = nothing to predict there
+FP_INDEX = "fp_index"  # int32 [B, M]    distinct abandoned items of the scope, right-padded with PAD_INDEX
+FP_PROBABILITY = "fp_probability"  # float32 [B, T, M] unnormalised p(fp) of each for the position; 0 = not in its set
+
+# Ranking batch (validation): every event to score, and the input position after which it came.
+# ITEM_INDEX            int32 [B, T]
+TARGET_INDEX = "target_index"  # int32 [B, E]    PAD_INDEX = none
+TARGET_POSITION = "target_position"  # int32 [B, E]    column of ITEM_INDEX whose session embedding predicts the target
+TARGET_IS_FP = "target_is_fp"  # bool  [B, E]    the event was abandoned: counts for FP-HR, not for HR
