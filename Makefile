@@ -1,0 +1,36 @@
+# Every target makes what it needs first; `make` alone says what there is.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-unit lint clean
+
+ifneq ($(wildcard ../shared/data),)
+export FP_TFRS_DATA_DIR ?= $(CURDIR)/../shared/data
+endif
+
+help:
+	@echo 'make run        simulated log -> trained, judged and pushed model, in runs/quickstart'
+	@echo 'make test       all tests'
+	@echo 'make test-unit  the tests without whole pipeline runs'
+	@echo 'make lint       style and types'
+	@echo 'make setup      only make .venv'
+	@echo 'make clean      remove what make made: .venv, runs/quickstart, caches'
+
+setup:
+	@sh bootstrap.sh
+
+run: setup
+	@.venv/bin/fp-tfrs run --config configs/quickstart.yaml --root runs/quickstart
+
+test: setup
+	.venv/bin/python -m pytest
+
+test-unit: setup
+	.venv/bin/python -m pytest -m 'not e2e'
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv runs/quickstart build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"""Package metadata. The ranges admit requirements.lock, which is the set that is tested and that `make` installs."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="fp-tfrs",
+    version=re.search(r'^__version__ = "(.+)"$', (HERE / "fp_tfrs/__init__.py").read_text("utf-8"), re.MULTILINE).group(
+        1
+    ),
+    description="Session-based recommendation that learns from false positives, as a TFX pipeline",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10,<3.11",
+    packages=find_packages(include=["fp_tfrs*", "components*", "pipeline*"]),
+    install_requires=[
+        "apache-beam[dill]==2.74.0",
+        "numpy>=1.24,<2",
+        "pandas>=1.5,<2",
+        "protobuf>=3.20.3,<4",
+        "pyarrow>=10,<11",
+        "pydantic>=2.5,<3",
+        "PyYAML>=6,<7",
+        "scipy>=1.10,<1.13",
+        "tensorflow>=2.16.2,<2.17",
+        "tensorflow-data-validation>=1.16,<1.17",
+        "tensorflow-recommenders>=0.7.7,<0.8",
+        "tensorflow-serving-api>=2.16,<2.17",
+        "tensorflow-transform>=1.16,<1.17",
+        "tf-keras>=2.16,<2.17",
+        "tfx>=1.16,<1.17",
+        "tqdm>=4.60,<5",
+    ],
+    entry_points={"console_scripts": ["fp-tfrs=pipeline.cli:main"]},
+)
