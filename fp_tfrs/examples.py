@@ -1,0 +1,110 @@
+"""Sessions ↔ raw example files: GZIP TFRecords of `tf.train.Example` with the features of `schema.py`.
+
+In: `Session`s. Out: `<folder>/Split-<split>/sessions-NNNNN-of-MMMMM.gz`, and back.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+
+from fp_tfrs import manifest, schema
+from fp_tfrs.sessions import Session
+
+
+def shard_path(split: str, shard: int, n_shards: int) -> str:
+    """A shard's path inside its folder."""
+    return f"Split-{split}/sessions-{shard:05d}-of-{n_shards:05d}.gz"
+
+
+def encode_session(session: Session, feedback_kinds: Mapping[str, str]) -> bytes:
+    """The session as a serialized `tf.train.Example`.
+
+    Args:
+      feedback_kinds: `data.columns.feedback`. float becomes a float list, int and bool int64, string bytes.
+    """
+    import tensorflow as tf
+
+    def bytes_feature(values: Iterable[str]) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode() for value in values]))
+
+    def int_feature(values: Iterable[int]) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    features = {
+        schema.SESSION_ID: bytes_feature([session.session_id]),
+        schema.USER_ID: bytes_feature([session.user_id]),
+        schema.ITEM_ID: bytes_feature(session.item_id),
+        schema.TIMESTAMP_S: int_feature(session.timestamp_s),
+        schema.IS_FALSE_POSITIVE: int_feature(session.is_false_positive),
+        schema.UNCLICKED_ITEM_ID: bytes_feature([]),
+    }
+    for name, values in session.feedback.items():
+        kind = feedback_kinds[name]
+        if kind == "float":
+            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=values))
+        else:
+            features[name] = bytes_feature(values) if kind == "string" else int_feature(values)
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def decode_session(record: bytes) -> Session:
+    """The inverse of `encode_session`; booleans come back as 0 and 1, floats with float32's precision."""
+    import tensorflow as tf
+
+    features = tf.train.Example.FromString(record).features.feature
+
+    def texts(name: str) -> tuple[str, ...]:
+        return tuple(value.decode() for value in features[name].bytes_list.value)
+
+    feedback = {}
+    for name in sorted(set(features) - set(schema.RESERVED_FEATURES)):
+        kind = features[name].WhichOneof("kind")
+        feedback[name] = texts(name) if kind == "bytes_list" else tuple(getattr(features[name], kind).value)
+    return Session(
+        session_id=texts(schema.SESSION_ID)[0],
+        user_id=texts(schema.USER_ID)[0],
+        item_id=texts(schema.ITEM_ID),
+        timestamp_s=tuple(features[schema.TIMESTAMP_S].int64_list.value),
+        is_false_positive=tuple(map(bool, features[schema.IS_FALSE_POSITIVE].int64_list.value)),
+        feedback=feedback,
+    )
+
+
+def write_shard(output_dir: str, split: str, shard: int, n_shards: int, records: Iterable[bytes]) -> manifest.Shard:
+    """Writes one shard by rename, so that a repeated or broken attempt leaves no half of one under its name."""
+    import tensorflow as tf
+
+    path = shard_path(split, shard, n_shards)
+    full_path = os.path.join(output_dir, path)
+    os.makedirs(os.path.dirname(full_path), exist_ok=True)
+    attempt = f"{full_path}.{uuid.uuid4().hex}.tmp"
+    count = 0
+    with tf.io.TFRecordWriter(attempt, "GZIP") as writer:
+        for record in records:
+            writer.write(record)
+            count += 1
+    entry = manifest.Shard(
+        split=split,
+        path=path,
+        records=count,
+        n_bytes=os.path.getsize(attempt),
+        sha256=manifest.hash_file(attempt),
+    )
+    os.replace(attempt, full_path)
+    return entry
+
+
+def read_sessions(output_dir: str, split: str) -> list[Session]:
+    """All sessions of a split of a finished folder, in the files' order.
+
+    Raises:
+      InputError: the folder is not finished.
+    """
+    import tensorflow as tf
+
+    shards = [shard for shard in manifest.read(output_dir).shards if shard.split == split]
+    paths = [os.path.join(output_dir, shard.path) for shard in shards]
+    return [decode_session(record) for record in tf.data.TFRecordDataset(paths, "GZIP").as_numpy_iterator()]

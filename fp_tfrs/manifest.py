@@ -1,0 +1,172 @@
+"""The manifest of a folder of raw examples: its counts and its files, written last, so that it marks the folder as finished.
+
+In: the counts of a preprocessing run. Out: `_MANIFEST.json`, without which no reader takes the folder for finished.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+
+import pydantic
+
+from fp_tfrs import schema
+from fp_tfrs.errors import InputError, RunError
+
+FILE_NAME = "_MANIFEST.json"
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Shard(_Record):
+    """One TFRecord file."""
+
+    split: str
+    path: str  # relative to the folder
+    records: int
+    n_bytes: int
+    sha256: str
+
+
+class SplitCounts(_Record):
+    """One split. Targets are the true positives after the first one of their session."""
+
+    sessions: int
+    events: int
+    false_positives: int
+    first_start_s: int
+    last_start_s: int
+    targets: int
+    unseen_targets: int  # whose item is not in the catalogue, so that no model can predict it
+
+    @property
+    def false_positive_share(self) -> float:
+        return self.false_positives / self.events
+
+    @property
+    def unseen_target_share(self) -> float:
+        return self.unseen_targets / self.targets if self.targets else 0.0
+
+
+class Manifest(_Record):
+    """What became of every row: rows = bad + impressions + duplicate, short and cut events + events of the splits."""
+
+    fingerprint: str
+    rows: int
+    bad_rows: dict[str, int]  # by reason, most frequent first
+    impressions: int
+    clicks: int
+    duplicate_events: int
+    short_sessions: int
+    short_events: int
+    cut_events: int
+    catalogue_items: int  # items with data.min_item_support clicks in train
+    feedback_ranges: dict[str, tuple[float | str, float | str]]
+    splits: dict[str, SplitCounts]
+    shards: tuple[Shard, ...]
+
+    @property
+    def n_bad_rows(self) -> int:
+        return sum(self.bad_rows.values())
+
+
+def check_conservation(manifest: Manifest) -> None:
+    """Raises RunError unless every row is accounted for, and every session is in a file."""
+    written = sum(counts.events for counts in manifest.splits.values())
+    left_out = manifest.duplicate_events + manifest.short_events + manifest.cut_events
+    accounted = manifest.n_bad_rows + manifest.impressions + left_out + written
+    if accounted != manifest.rows:
+        raise RunError(
+            f"{manifest.rows} rows were read, but {accounted} are accounted for ({manifest.n_bad_rows} bad, "
+            f"{manifest.impressions} impressions, {left_out} left out, {written} written); run it again"
+        )
+    for split, counts in manifest.splits.items():
+        records = sum(shard.records for shard in manifest.shards if shard.split == split)
+        if records != counts.sessions:
+            raise RunError(f"{split} has {counts.sessions} sessions, but {records} were written; run it again")
+
+
+def write(manifest: Manifest, output_dir: str) -> None:
+    """Writes the manifest by rename: it is there whole or not at all."""
+    path = os.path.join(output_dir, FILE_NAME)
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        file.write(manifest.model_dump_json(indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.tmp", path)
+
+
+def read(output_dir: str) -> Manifest:
+    """The folder's manifest.
+
+    Raises:
+      InputError: there is none, or not a readable one: the folder is not finished.
+    """
+    path = os.path.join(output_dir, FILE_NAME)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return Manifest.model_validate_json(file.read())
+    except FileNotFoundError:
+        raise InputError(f"{output_dir} is not finished: it has no {FILE_NAME}; run the preprocessing again") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not a manifest of this version; run the preprocessing again") from error
+
+
+def verify(output_dir: str) -> Manifest:
+    """The folder's manifest, once every file that it lists is there with its size and SHA-256.
+
+    Raises:
+      InputError: not finished, or a file is missing or was changed.
+    """
+    manifest = read(output_dir)
+    for shard in manifest.shards:
+        path = os.path.join(output_dir, shard.path)
+        if not os.path.exists(path):
+            raise InputError(f"{path} is missing, though {FILE_NAME} lists it; run the preprocessing again")
+        if os.path.getsize(path) != shard.n_bytes or hash_file(path) != shard.sha256:
+            raise InputError(f"{path} is not the file that {FILE_NAME} lists; run the preprocessing again")
+    return manifest
+
+
+def hash_file(path: str) -> str:
+    """The file's SHA-256 as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def format_summary(manifest: Manifest) -> list[str]:
+    """The lines that a run prints about its data."""
+    bad = f"{manifest.n_bad_rows:,} bad ({manifest.n_bad_rows / max(manifest.rows, 1):.2%})"
+    if manifest.bad_rows:
+        reason, count = next(iter(manifest.bad_rows.items()))
+        bad += f", most often: {reason} ({count:,})"
+    left_out = (
+        f"{manifest.duplicate_events:,} duplicates, {manifest.short_events:,} clicks in {manifest.short_sessions:,} "
+        f"sessions that are too short, {manifest.cut_events:,} cut from long sessions"
+    )
+    lines = [
+        f"rows        {manifest.rows:,}: {manifest.clicks:,} clicks, {manifest.impressions:,} impressions, {bad}",
+        f"left out    {left_out}",
+        f"catalogue   {manifest.catalogue_items:,} items",
+    ]
+    for split in schema.SPLITS:
+        counts = manifest.splits[split]
+        line = (
+            f"{split:<11} {counts.sessions:,} sessions, {counts.events:,} clicks, "
+            f"{counts.false_positive_share:.1%} false positives, starts {_format_time(counts.first_start_s)} … "
+            f"{_format_time(counts.last_start_s)}"
+        )
+        if split != schema.TRAIN:
+            line += f"; targets unseen in training: {counts.unseen_target_share:.1%} of {counts.targets:,}"
+        lines.append(line)
+    return lines
+
+
+def _format_time(time_s: int) -> str:
+    return datetime.datetime.fromtimestamp(time_s, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M")

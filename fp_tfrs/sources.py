@@ -1,0 +1,232 @@
+"""Log files → rows: CSV, JSON lines and Parquet behind one iterator, the first step of the data's way.
+
+A row that can't be read comes out as a `RawRow` with its `problem`, never as an exception; a file that can't be read
+(a truncated gzip, a broken Parquet file) raises `InputError` with its name. In CSV one line is one row: fields may be
+quoted, but a quoted field can't hold a line break, so that an unclosed quote costs its own row only.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import glob
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fp_tfrs.config import ColumnsConfig, DataConfig, SourceConfig
+from fp_tfrs.errors import InputError
+
+MAX_LINE_BYTES = 1 << 20
+_SAMPLE_ROWS = 1_000
+_PARQUET_BATCH_ROWS = 16_384
+
+
+class RawRow(NamedTuple):
+    """One row of a log: its values, or what is wrong with it."""
+
+    line: int  # 1-based; the line of a text file, the row of a Parquet file
+    values: dict[str, Any] | None
+    text: str  # as it was written; "" for Parquet
+    problem: str | None
+
+
+def expand_files(source: SourceConfig) -> list[str]:
+    """The source's files: variables filled in, each glob's matches sorted, none twice.
+
+    Raises:
+      InputError: a variable is not set, a pattern matches nothing, or a file is empty.
+    """
+    files: dict[str, None] = {}
+    for pattern in source.files:
+        expanded = os.path.expanduser(os.path.expandvars(pattern))
+        if "$" in expanded:
+            raise InputError(f"data.source.files: {pattern} uses a variable that is not set; export it first")
+        matches = [expanded] if os.path.isfile(expanded) else sorted(filter(os.path.isfile, glob.glob(expanded)))
+        if not matches:
+            raise InputError(f"data.source.files: no file matches {expanded}; check the path")
+        files.update(dict.fromkeys(matches))
+    if not files:
+        raise InputError(f"data.source names no files (format: {source.format})")
+    for path in files:
+        if not os.path.getsize(path):
+            raise InputError(f"{path} is empty (0 bytes); remove it or fetch it again")
+    return list(files)
+
+
+def mapped_columns(columns: ColumnsConfig) -> tuple[str, ...]:
+    """Every column of the log that the configuration names, once."""
+    named = (columns.item_id, columns.timestamp, columns.session_id, columns.user_id, *columns.feedback)
+    return tuple(dict.fromkeys(column for column in named if column))
+
+
+def read_rows(path: str, source: SourceConfig, columns: Sequence[str] | None = None) -> Iterator[RawRow]:
+    """Every row of a file, in order. Empty lines of text files are no rows.
+
+    Args:
+      path: one of `expand_files`.
+      source: how it is written.
+      columns: Parquet: read these columns only.
+
+    Raises:
+      InputError: the file, rather than one of its rows, can't be read.
+    """
+    try:
+        if source.format == "parquet":
+            yield from _read_parquet(path, columns)
+            return
+        with cast(BinaryIO, gzip.open(path) if path.endswith(".gz") else open(path, "rb")) as file:
+            lines = _read_lines(file)
+            yield from _read_json_lines(lines) if source.format == "jsonl" else _read_csv(lines, path, source)
+    except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
+        raise _unreadable(path, source, error) from error
+
+
+def _unreadable(path: str, source: SourceConfig, error: Exception) -> InputError:
+    reason = str(error).strip().split("\n")[0]
+    return InputError(f"{path} can't be read as {source.format}: {reason}; fetch or write it again")
+
+
+def _read_lines(file: BinaryIO) -> Iterator[RawRow]:
+    """Lines without their ends, `values` still missing; `problem` is set if a line is no readable text."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES):
+        number += 1
+        problem = None
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            problem = f"line longer than {MAX_LINE_BYTES} bytes"
+            while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                pass
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        line = line.rstrip(b"\r\n")
+        if not line:
+            continue
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            text, problem = line.decode(errors="replace"), problem or "invalid UTF-8"
+        yield RawRow(number, None, text, problem or ("NUL character" if "\0" in text else None))
+
+
+def _read_json_lines(lines: Iterable[RawRow]) -> Iterator[RawRow]:
+    for row in lines:
+        if row.problem:
+            yield row
+            continue
+        try:
+            values = json.loads(row.text)
+        except (ValueError, RecursionError):
+            yield row._replace(problem="not valid JSON")
+            continue
+        if isinstance(values, dict):
+            yield RawRow(row.line, values, row.text, None)
+        else:
+            yield row._replace(problem="not a JSON object")
+
+
+def _read_csv(lines: Iterator[RawRow], path: str, source: SourceConfig) -> Iterator[RawRow]:
+    names = list(source.column_names)
+    if source.header:
+        first = next(lines, None)
+        names = [] if first is None or first.problem else _split_fields(first.text, source.separator) or []
+        if not names or len(set(names)) < len(names):
+            found = "no line" if first is None else repr(first.text[:100])
+            raise InputError(f"{path}: the first line must name each column once, but it has {found}")
+    for row in lines:
+        if row.problem:
+            yield row
+            continue
+        fields = _split_fields(row.text, source.separator)
+        if fields is None:
+            yield row._replace(problem="broken quotes")
+        elif len(fields) != len(names):
+            yield row._replace(problem=f"not {len(names)} fields")
+        else:
+            yield RawRow(row.line, dict(zip(names, fields)), row.text, None)
+
+
+def _split_fields(text: str, separator: str) -> list[str] | None:
+    """A line's fields; None if its quotes don't pair."""
+    if len(separator) > 1 or '"' not in text:
+        return text.split(separator)
+    try:
+        return next(csv.reader([text], delimiter=separator, strict=True))
+    except csv.Error:
+        return None
+
+
+def _read_parquet(path: str, columns: Sequence[str] | None) -> Iterator[RawRow]:
+    number = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=None if columns is None else list(columns)):
+            names = batch.schema.names
+            for values in zip(*(column.to_pylist() for column in batch.columns)):
+                number += 1
+                yield RawRow(number, dict(zip(names, values)), "", None)
+
+
+def check_source(data: DataConfig) -> list[str]:
+    """The log's files, once it is sure that each has every mapped column: what is checked before the real work.
+
+    Raises:
+      InputError: see `expand_files`; or a file's columns (for JSON lines: those of its first rows) lack a mapped one.
+    """
+    files = expand_files(data.source)
+    for path in files:
+        names = _column_names(path, data.source)
+        if names is None:
+            raise InputError(f"{path} has no rows; remove it or fetch it again")
+        for column in mapped_columns(data.columns):
+            if column not in names:
+                _refuse_column(path, column, names, data.source)
+    return files
+
+
+def _column_names(path: str, source: SourceConfig) -> list[str] | None:
+    """A file's columns; None if it has no rows."""
+    if source.format == "parquet":
+        try:
+            with pq.ParquetFile(path) as file:
+                return file.schema_arrow.names if file.metadata.num_rows else None
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(path, source, error) from error
+    rows = list(islice(read_rows(path, source), _SAMPLE_ROWS))
+    if source.format == "csv" and not source.header:
+        return list(source.column_names) if rows else None
+    names = dict.fromkeys(name for row in rows if row.values for name in row.values)
+    if rows and not names:
+        raise InputError(
+            f"{path}: none of the first {len(rows)} rows can be read as {source.format}: line {rows[0].line} is "
+            f"{rows[0].problem} ({rows[0].text[:100]!r}); check data.source"
+        )
+    return list(names) or None
+
+
+def _refuse_column(path: str, column: str, names: list[str], source: SourceConfig) -> NoReturn:
+    nearest = difflib.get_close_matches(column, names, n=1, cutoff=0.0)
+    guess = f"did you mean {nearest[0]!r}? " if nearest else ""
+    hint = f"; is the separator {source.separator!r}?" if source.format == "csv" and len(names) == 1 else ""
+    raise InputError(f"{path} has no column {column!r}; {guess}It has: {', '.join(names)}{hint}")
+
+
+def count_rows(path: str, source: SourceConfig) -> int:
+    """About how many rows a file has (a text file's lines), for progress; reads a gzip to its end.
+
+    Raises:
+      InputError: the gzip is truncated or broken.
+    """
+    if source.format == "parquet":
+        return int(pq.read_metadata(path).num_rows)
+    try:
+        with cast(BinaryIO, gzip.open(path) if path.endswith(".gz") else open(path, "rb")) as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    except (EOFError, zlib.error, OSError) as error:
+        raise _unreadable(path, source, error) from error
