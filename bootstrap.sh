@@ -59,6 +59,7 @@ find_python() {
         take_python_3_10 "$candidate" && return
     done
     say "no Python 3.10 with C headers here; uv downloads one (1 minute)"
+    find_uv
     if "$uv" python install 3.10 >>$LOG 2>&1; then
         take_python_3_10 "$("$uv" python find --managed-python 3.10 2>>$LOG)" && return
     fi
@@ -68,6 +69,7 @@ find_python() {
 
 # Sets `uv`: from PATH, or installed by pip for this set-up only, with whatever Python starts.
 find_uv() {
+    [ -z "$uv" ] || return 0
     uv=$(command -v uv) && "$uv" --version >/dev/null 2>&1 && return
     uv=$tools/bin/uv
     has_python=
@@ -106,9 +108,10 @@ trap 'exit 1' HUP INT TERM
 [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$PIP_CERT}"
 
 start_s=$(date +%s)
+uv=
+has_packages || find_python
 find_uv
 if ! has_packages; then
-    find_python
     say "$("$python" --version) at $python"
     say "installing $(grep -c == requirements.lock) packages into .venv (1 to 5 minutes, 4 GB)"
     rm -rf .venv

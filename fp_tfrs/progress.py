@@ -11,6 +11,7 @@ import time
 from types import TracebackType
 
 from tqdm import tqdm
+from typing_extensions import Self
 
 LINE_EVERY_S = 5.0
 
@@ -44,7 +45,7 @@ class Progress:
         has_bar = sys.stderr.isatty() and not self._is_quiet
         self._bar = tqdm(total=total, desc=label, unit=f" {unit}", unit_scale=True, leave=False) if has_bar else None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def advance(self, n: int = 1) -> None:

@@ -1,0 +1,273 @@
+"""The set-up script, with stand-ins for uv, Python and the system's tools: no network, nothing installed."""
+
+import importlib.metadata
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+PROJECT = Path(__file__).parent.parent
+TOOLS = [
+    "sh",
+    "cat",
+    "cksum",
+    "cp",
+    "cut",
+    "date",
+    "dirname",
+    "flock",
+    "grep",
+    "mkdir",
+    "mktemp",
+    "rm",
+    "sed",
+    "sleep",
+    "tail",
+]
+UV = """
+echo "$@" >>"$HOME/uv-calls"
+case "$1 $2" in
+"venv --python") mkdir -p .venv/bin && cp "$3" .venv/bin/python ;;
+"python install") [ -n "$UV_HAS_PYTHON" ] || { echo "error: no connection" && exit 1; } ;;
+"python find") echo "$HOME/python-from-uv" ;;
+"pip install")
+    [ -z "$UV_HANGS" ] || { echo >"$HOME/installing" && sleep 60; }
+    [ -z "$UV_FAILS" ] || { echo "error: Failed to fetch: dns error" && exit 1; } ;;
+esac
+"""
+
+
+class Machine:
+    """A folder with a copy of the project's set-up, and a PATH that holds only what is put there."""
+
+    def __init__(self, root: Path) -> None:
+        self.project = root / "clöne with spaces"
+        self.home = root / "home"
+        self.bin = root / "bin"
+        for folder in (self.project, self.home, self.bin):
+            folder.mkdir()
+        for name in ("bootstrap.sh", "requirements.lock", "setup.py", "pyproject.toml"):
+            shutil.copy(PROJECT / name, self.project)
+        for tool in TOOLS:
+            if found := shutil.which(tool):
+                (self.bin / tool).symlink_to(found)
+        self.put("uname", '[ "$1" = -s ] && echo Linux || echo x86_64')
+        self.put("getconf", "echo glibc 2.28")
+        self.put("g++", "")
+        self.put("uv", UV)
+        self.put_python("python3.10")
+
+    def put(self, name: str, script: str) -> Path:
+        """An executable `name` on PATH (an absolute name: there)."""
+        file = self.bin / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+        return file
+
+    def put_python(self, name: str, is_3_10: bool = True) -> Path:
+        """A Python; of the script's questions it answers which one it is, and that it is newer than 3.8."""
+        file = self.bin / name
+        return self.put(
+            name,
+            f'case "$1 $2" in "--version "*) echo Python 3.10.0 ;; *executable*) echo "{file}"; exit {int(not is_3_10)} ;; '
+            "*venv*|*pip*) exit 1 ;; esac",
+        )
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {"PATH": str(self.bin), "HOME": str(self.home), **more}
+
+    def set_up(self, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/sh", "bootstrap.sh"],
+            cwd=self.project,
+            env=self.environment(**more),
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=30,
+        )
+
+    def uv_calls(self) -> list[str]:
+        """The first two words of each call of uv since the last time."""
+        file = self.home / "uv-calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return [" ".join(line.split()[:2]) for line in lines]
+
+    def is_finished(self) -> bool:
+        return (self.project / ".venv/fp-tfrs-setup").exists()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+FULL = ["--version", "venv --python", "pip install", "pip install"]
+
+
+def assert_one_sentence(run: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert run.returncode == 1, run.stderr
+    last = run.stderr.splitlines()[-1]
+    assert all(line.startswith("set-up: ") for line in run.stderr.splitlines())
+    assert last.endswith(".")
+    for word in words:
+        assert word in last
+
+
+def test_first_call_installs_and_second_does_nothing_at_once(machine):
+    first = machine.set_up()
+    assert first.returncode == 0, first.stderr
+    assert machine.uv_calls() == FULL
+    assert machine.is_finished()
+
+    durations = []
+    for _ in range(3):
+        start = time.perf_counter()
+        second = machine.set_up()
+        durations.append(time.perf_counter() - start)
+        assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert machine.uv_calls() == []
+    assert min(durations) <= 0.1
+
+
+@pytest.mark.parametrize("changed", ["requirements.lock", "setup.py", "pyproject.toml"])
+def test_what_changed_is_installed_again(machine, changed):
+    machine.set_up()
+    machine.uv_calls()
+    with (machine.project / changed).open("a") as file:
+        file.write("# changed\n")
+    assert machine.set_up().returncode == 0
+    assert machine.uv_calls() == (FULL if changed == "requirements.lock" else ["--version", "pip install"])
+    assert machine.set_up().stderr == ""
+
+
+def test_a_moved_project_is_set_up_again(machine):
+    machine.set_up()
+    machine.uv_calls()
+    machine.project = machine.project.rename(machine.project.with_name("elsewhere"))
+    assert machine.set_up().returncode == 0
+    assert machine.uv_calls() == FULL
+
+
+def test_an_interrupted_installation_is_begun_anew(machine):
+    process = subprocess.Popen(
+        ["/bin/sh", "bootstrap.sh"],
+        cwd=machine.project,
+        env=machine.environment(UV_HANGS="1"),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 20
+    while not (machine.home / "installing").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (machine.project / ".venv/bin/python").exists()
+    assert not machine.is_finished()
+    (machine.project / ".venv/half-installed").touch()
+    machine.uv_calls()
+
+    assert machine.set_up().returncode == 0
+    assert machine.uv_calls() == FULL
+    assert not (machine.project / ".venv/half-installed").exists()
+
+
+def test_two_calls_at_once_install_once(machine):
+    calls = [
+        subprocess.Popen(
+            ["/bin/sh", "bootstrap.sh"], cwd=machine.project, env=machine.environment(), stderr=subprocess.DEVNULL
+        )
+        for _ in range(2)
+    ]
+    assert [call.wait(timeout=30) for call in calls] == [0, 0]
+    assert machine.uv_calls() == FULL
+
+
+def test_a_failed_installation_names_cause_and_log_and_can_be_repeated(machine):
+    failed = machine.set_up(UV_FAILS="1")
+    assert_one_sentence(failed, "dns error", "build/setup.log", "check the network")
+    assert not machine.is_finished()
+    assert "dns error" in (machine.project / "build/setup.log").read_text()
+    assert machine.set_up().returncode == 0
+
+
+def test_a_python_that_does_not_start_is_passed_over(machine):
+    machine.put("python3.10", "echo 'pyenv: python3.10: command not found' >&2; exit 127")
+    machine.put_python("python3", is_3_10=False)
+    real = machine.put_python(str(machine.home / ".pyenv/versions/3.10.4/bin/python"))
+    run = machine.set_up()
+    assert run.returncode == 0, run.stderr
+    assert f"at {real}" in run.stderr
+
+
+def test_without_python_3_10_uv_gets_one(machine):
+    (machine.bin / "python3.10").unlink()
+    machine.put_python(str(machine.home / "python-from-uv"))
+    run = machine.set_up(UV_HAS_PYTHON="1")
+    assert run.returncode == 0, run.stderr
+    assert "python install" in machine.uv_calls()
+
+
+def test_no_python_3_10_and_none_to_be_had(machine):
+    (machine.bin / "python3.10").unlink()
+    assert_one_sentence(machine.set_up(), "no Python 3.10", "FP_TFRS_PYTHON", "build/setup.log")
+    assert not (machine.project / ".venv").exists()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_wrong_fp_tfrs_python_is_refused(machine, is_there):
+    python = machine.put_python("python3.12", is_3_10=False) if is_there else "/nonexistent"
+    assert_one_sentence(machine.set_up(FP_TFRS_PYTHON=str(python)), f"FP_TFRS_PYTHON={python}", "3.10")
+
+
+@pytest.mark.parametrize(
+    ("tool", "answer", "words"),
+    [
+        ("getconf", "echo glibc 2.27", ["glibc 2.28 or newer", "has 2.27", "Debian"]),
+        ("getconf", "exit 1", ["another C library", "Debian"]),
+        ("uname", '[ "$1" = -s ] && echo Linux || echo aarch64', ["Linux on aarch64", "x86_64 only"]),
+        ("uname", '[ "$1" = -s ] && echo Darwin || echo arm64', ["Darwin on arm64"]),
+        ("g++", None, ["C++ compiler", "install g++"]),
+    ],
+)
+def test_an_unfit_machine_is_refused_before_anything_is_made(machine, tool, answer, words):
+    if answer is None:
+        (machine.bin / tool).unlink()
+    else:
+        machine.put(tool, answer)
+    assert_one_sentence(machine.set_up(), *words)
+    assert not (machine.project / "build").exists()
+
+
+def test_neither_uv_nor_python(machine):
+    (machine.bin / "uv").unlink()
+    machine.put("python3.10", "exit 127")
+    machine.put("python3", "exit 127")
+    assert_one_sentence(machine.set_up(), "neither uv nor a Python")
+
+
+def test_uv_cannot_be_installed(machine):
+    (machine.bin / "uv").unlink()
+    machine.put_python("python3")
+    assert_one_sentence(machine.set_up(), "uv could not be installed", "network", "build/setup.log")
+
+
+def test_set_up_names_no_registry():
+    for name in ("bootstrap.sh", "Makefile", "setup.py", "pyproject.toml", "requirements.lock"):
+        text = (PROJECT / name).read_text()
+        assert "http://" not in text and "https://" not in text, name
+
+
+def test_ranges_of_setup_py_admit_the_lock():
+    locked = dict(line.split("==") for line in (PROJECT / "requirements.lock").read_text().split())
+    requirements = [Requirement(text) for text in importlib.metadata.requires("fp-tfrs")]
+    assert len(requirements) > 10
+    for requirement in requirements:
+        assert requirement.specifier.contains(locked[requirement.name.lower()]), requirement
