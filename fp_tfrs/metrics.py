@@ -1,0 +1,122 @@
+"""Ranks over the whole catalogue and the metrics made of them.
+
+In: scores (NumPy), or session and item embeddings (TensorFlow). Out: the target's rank, 1 = best, and HR/MRR/NDCG per
+target. Ties are conservative: an item that scores as high as the target stands before it, so a model that scores all
+items alike earns nothing. On the data's way this is where a model's answers become figures.
+
+Worked example, three items and a target with rank 2:
+
+    scores [0.3, 0.9, 0.3], target column 0: item 1 is above, item 2 ties → rank 3
+    scores [0.3, 0.9, 0.1], target column 0: item 1 is above → rank 2
+    rank 2 → hr@5 = 1, mrr@5 = 1/2, ndcg@5 = 1/log2(2 + 1) = 0.6309
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from fp_tfrs.config import CUTOFFS
+from fp_tfrs.errors import RunError
+
+METRIC_NAMES = tuple(f"{name}@{k}" for name in ("hr", "mrr", "ndcg") for k in CUTOFFS)
+
+
+def ranks_from_scores(scores: np.ndarray, target_column: np.ndarray) -> np.ndarray:
+    """Ranks of the targets, ties conservative: 1 + #(j ≠ target: score_j ≥ score_target).
+
+    Args:
+        scores: <number>[n, V] higher is better; -inf and inf are fine.
+        target_column: <int>[n] the target's column, 0..V-1.
+
+    Returns:
+        <int64>[n] rank, 1..V.
+
+    Raises:
+        RunError: a score is NaN.
+        IndexError: a column is not in the catalogue.
+    """
+    rows = np.arange(len(scores))
+    if len(scores) and np.min(target_column) < 0:
+        raise IndexError(f"target column {np.min(target_column)} is negative; columns are 0..{scores.shape[1] - 1}")
+    if np.issubdtype(scores.dtype, np.inexact) and np.isnan(scores).any():
+        raise RunError(f"{np.isnan(scores).sum()} of {scores.size} scores are NaN; such a ranking is not to be judged")
+    is_at_least = scores >= scores[rows, target_column][:, None]
+    # Counting row by row is several times faster than count_nonzero with an axis, which sums the row as integers.
+    return np.fromiter((np.count_nonzero(row) for row in is_at_least), np.int64, len(scores))
+
+
+def count_ranks(
+    session_embeddings: tf.Tensor, item_embeddings: tf.Tensor, target_column: tf.Tensor, chunk_size: int
+) -> tf.Tensor:
+    """`ranks_from_scores` for dot-product scores, without ever holding the [n, V] scores. Runs eagerly and in graphs.
+
+    The scores are summed in float64 and compared in float32: a float32 product changes its last bit with the shape of
+    its operands, and ties, and so ranks, would change with the chunk and the batch. At most n·chunk_size·4 bytes are
+    held for scores at any time, therefore chunk_size // 4 items are scored at once.
+
+    Args:
+        session_embeddings: <float32>[n, D]
+        item_embeddings: <float32>[V, D]
+        target_column: <int>[n] the target's row of item_embeddings; negative = not in the catalogue.
+        chunk_size: how many items' float32 scores would fill the memory to use.
+
+    Returns:
+        <int64>[n] rank, 1..V; 0 = target not in the catalogue; -1 = an embedding that this row needs is NaN or infinite
+        (of finite ones no score is NaN), to be raised by the caller.
+    """
+    width = max(1, chunk_size // 4)
+    n_items = tf.shape(item_embeddings)[0]
+    target_column = tf.cast(target_column, tf.int32)
+    sessions = tf.cast(session_embeddings, tf.float64)
+    target_embeddings = tf.cast(tf.gather(item_embeddings, tf.maximum(target_column, 0)), tf.float64)
+    target_score = tf.cast(tf.reduce_sum(sessions * target_embeddings, axis=1), tf.float32)
+
+    def add_chunk(start: tf.Tensor, n_above: tf.Tensor, is_finite: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        items = tf.cast(item_embeddings[start : start + width], tf.float64)
+        scores = tf.cast(tf.matmul(sessions, items, transpose_b=True), tf.float32)
+        n_at_least = tf.reduce_sum(tf.cast(scores >= target_score[:, None], tf.int32), axis=1)
+        # The target is no rival of its own: not to be counted in the chunk that has it.
+        n_columns = tf.shape(items)[0]
+        column = target_column - start
+        own_score = tf.gather(scores, tf.clip_by_value(column, 0, n_columns - 1), batch_dims=1)
+        is_own = (column >= 0) & (column < n_columns) & (own_score >= target_score)
+        n_above += n_at_least - tf.cast(is_own, tf.int32)
+        return start + width, n_above, is_finite & tf.reduce_all(tf.math.is_finite(items))
+
+    _, n_above, is_finite = tf.while_loop(
+        lambda start, *_: start < n_items,
+        add_chunk,
+        (tf.constant(0), tf.zeros_like(target_column), tf.reduce_all(tf.math.is_finite(sessions), axis=1)),
+        parallel_iterations=1,
+    )
+    rank = tf.where(target_column < 0, 0, n_above + 1)
+    return tf.cast(tf.where(is_finite, rank, -1), tf.int64)
+
+
+def metric_matrix(ranks: np.ndarray) -> dict[str, np.ndarray]:
+    """HR@K = 1[rank ≤ K], MRR@K = 1[rank ≤ K]/rank, NDCG@K = 1[rank ≤ K]/log2(rank + 1) of each target.
+
+    Args:
+        ranks: <int64>[n] 1 = best; 0 = not in the catalogue, a miss.
+
+    Returns:
+        `hr@5` … `ndcg@100` (METRIC_NAMES) → <float64>[n].
+
+    Raises:
+        RunError: a rank is negative, which is how a NaN score reaches here.
+    """
+    ranks = np.asarray(ranks)
+    if (ranks < 0).any():
+        raise RunError(
+            f"{(ranks < 0).sum()} of {len(ranks)} targets have NaN scores; the model has diverged: lower "
+            "training.learning_rate or training.clip_norm and train again"
+        )
+    gains = {
+        "hr": np.ones(len(ranks)),
+        "mrr": 1 / np.maximum(ranks, 1),
+        "ndcg": 1 / np.log2(np.maximum(ranks, 1) + 1),
+    }
+    return {
+        f"{name}@{k}": np.where((ranks >= 1) & (ranks <= k), gain, 0.0) for name, gain in gains.items() for k in CUTOFFS
+    }
