@@ -20,11 +20,13 @@ setup(
     packages=find_packages(include=["fp_tfrs*", "components*", "pipeline*"]),
     install_requires=[
         "apache-beam[dill]==2.74.0",
+        "ml-metadata>=1.16,<1.17",
         "numpy>=1.24,<2",
         "pandas>=1.5,<2",
         "protobuf>=3.20.3,<4",
         "pyarrow>=10,<11",
         "pydantic>=2.5,<3",
+        "python-dateutil>=2.8,<3",
         "PyYAML>=6,<7",
         "scipy>=1.10,<1.13",
         "tensorflow>=2.16.2,<2.17",
@@ -35,6 +37,7 @@ setup(
         "tf-keras>=2.16,<2.17",
         "tfx>=1.16,<1.17",
         "tqdm>=4.60,<5",
+        "typing-extensions>=4.5,<5",
     ],
     entry_points={"console_scripts": ["fp-tfrs=pipeline.cli:main"]},
 )

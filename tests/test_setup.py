@@ -1,15 +1,18 @@
 """The set-up script, with stand-ins for uv, Python and the system's tools: no network, nothing installed."""
 
-import importlib.metadata
 import os
+import runpy
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from fp_tfrs.fingerprint import FIRST_PARTY, imported_names
 
 PROJECT = Path(__file__).parent.parent
 TOOLS = [
@@ -265,9 +268,27 @@ def test_set_up_names_no_registry():
         assert "http://" not in text and "https://" not in text, name
 
 
+def declared_requirements() -> list[Requirement]:
+    arguments = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("setuptools.setup", lambda **given: arguments.update(given))
+        runpy.run_path(str(PROJECT / "setup.py"))
+    return [Requirement(text) for text in arguments["install_requires"]]
+
+
 def test_ranges_of_setup_py_admit_the_lock():
     locked = dict(line.split("==") for line in (PROJECT / "requirements.lock").read_text().split())
-    requirements = [Requirement(text) for text in importlib.metadata.requires("fp-tfrs")]
-    assert len(requirements) > 10
-    for requirement in requirements:
+    for requirement in declared_requirements():
         assert requirement.specifier.contains(locked[requirement.name.lower()]), requirement
+
+
+def test_setup_py_declares_every_package_that_is_imported():
+    declared = {requirement.name.lower() for requirement in declared_requirements()}
+    distributions = {"yaml": "pyyaml", "dateutil": "python-dateutil"}
+    imported = {
+        name.split(".")[0]
+        for package in FIRST_PARTY
+        for file in (PROJECT / package).rglob("*.py")
+        for name in imported_names(file.read_text("utf-8"), package)
+    } - {*sys.stdlib_module_names, *FIRST_PARTY}
+    assert {distributions.get(name, name.replace("_", "-")) for name in imported} <= declared
