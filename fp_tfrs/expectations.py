@@ -1,0 +1,188 @@
+"""What the trained model answers, written beside its export: requests and answers for the probe to hold it against.
+
+The answers come from the trained model's towers through NumPy, by another way than the exported graph: vocabulary,
+selection of the inputs, scores and order are worked out here in Python.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from fp_tfrs import schema
+from fp_tfrs.errors import RunError
+
+FILE_NAME = "assets.extra/expectations.json"  # below the SavedModel's folder; model servers leave it alone
+COMPARED = 20  # items per answer that must be the same
+TOLERANCE = 1e-5  # of scores, times the session's largest absolute score where that is above 1
+REAL_SESSIONS = 100
+_UNKNOWN = "\x00 not an item"
+
+
+class RawSession(Protocol):
+    """What is read of a session."""
+
+    @property
+    def item_id(self) -> Sequence[str]: ...
+    @property
+    def is_false_positive(self) -> Sequence[bool]: ...
+
+
+class Request(NamedTuple):
+    """A session so far, and the item to rank after it."""
+
+    item_id: list[str]
+    is_false_positive: list[int]
+    target: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Expectation:
+    """A request and what the trained model answers to it."""
+
+    item_id: list[str]
+    is_false_positive: list[int]
+    top_item_id: list[str]  # best first; "" for items that exclude_seen took out
+    top_score: list[float]
+    target: str
+    rank_low: int  # the target's rank if every near-tie is lost by the others; 0 = not in the catalogue
+    rank_high: int  # and if every near-tie is won by them
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """The trained model without its graph: scores [V] of one session of raw ids."""
+
+    vocabulary: Sequence[str]
+    popularity_score: np.ndarray  # float32 [V]
+    item_embeddings: np.ndarray  # float32 [V, D]
+    session_embeddings: Callable[[np.ndarray], np.ndarray]  # int32 [n, T] → float32 [n, T, D]
+    is_fp_input: bool  # false positives are inputs of the method
+    max_length: int
+    top_k: int
+    is_seen_excluded: bool
+
+    @functools.cached_property
+    def column(self) -> dict[str, int]:
+        """Position in the vocabulary of each item."""
+        return {item: number for number, item in enumerate(self.vocabulary)}
+
+    def scores(self, requests: Sequence[Request]) -> Iterator[np.ndarray]:
+        """float64 [V] scores of the catalogue after each session."""
+        item_index = np.full((len(requests), self.max_length), schema.PAD_INDEX, dtype=np.int32)
+        n_used = np.zeros(len(requests), dtype=np.int64)
+        for row, request in enumerate(requests):
+            used = [
+                self.column[item] + schema.FIRST_ITEM_INDEX
+                for item, is_fp in zip(request.item_id, request.is_false_positive)
+                if item in self.column and (self.is_fp_input or not is_fp)
+            ][-self.max_length :]
+            item_index[row, : len(used)] = used
+            n_used[row] = len(used)
+        items = self.item_embeddings.astype(np.float64)
+        for embeddings, n in zip(self.session_embeddings(item_index).astype(np.float64), n_used):
+            yield items @ embeddings[n - 1] if n else self.popularity_score.astype(np.float64)
+
+
+def expect(sessions: Sequence[RawSession], scorer: Scorer) -> list[Expectation]:
+    """Requests made of `sessions`, with the trained model's answers; RunError for scores that are not finite."""
+    random = np.random.default_rng(0)
+    requests = _requests(sessions, scorer.vocabulary, scorer.max_length, random)
+    return [_expect(request, scores, scorer, random) for request, scores in zip(requests, scorer.scores(requests))]
+
+
+def write(path: Path, expected: Sequence[Expectation]) -> None:
+    """Writes a JSON file, and the folder it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([dataclasses.asdict(one) for one in expected], indent=0))
+
+
+def read(path: Path) -> list[Expectation]:
+    """The inverse of `write`; OSError or ValueError when the file cannot be read."""
+    return [Expectation(**values) for values in json.loads(path.read_text())]
+
+
+def _requests(
+    sessions: Sequence[RawSession], vocabulary: Sequence[str], max_length: int, random: np.random.Generator
+) -> list[Request]:
+    """Starts of real sessions, a fifth with an unknown id, each with the item that came next; and the odd lengths."""
+    requests: list[Request] = []
+    for number, session in enumerate(sessions[:REAL_SESSIONS]):
+        items, flags = list(session.item_id), [int(flag) for flag in session.is_false_positive]
+        cut = int(random.integers(1, max(len(items), 2)))
+        target = items[cut] if cut < len(items) else _UNKNOWN
+        items, flags = items[:cut], flags[:cut]
+        if number % 5 == 0:
+            at = int(random.integers(0, cut + 1))
+            items.insert(at, _UNKNOWN)
+            flags.insert(at, 0)
+        requests.append(Request(items, flags, target))
+    for length in (0, 1, max_length, max_length + 7, 10 * max_length):
+        items = [str(item) for item in random.choice(vocabulary, length)]
+        requests.append(Request(items, [int(flag) for flag in random.integers(0, 2, length)], vocabulary[-1]))
+    requests.append(Request([_UNKNOWN, _UNKNOWN], [0, 1], vocabulary[0]))
+    requests.append(Request([vocabulary[0]] * 3, [1, 1, 1], vocabulary[0]))
+    return requests
+
+
+def _expect(request: Request, scores: np.ndarray, scorer: Scorer, random: np.random.Generator) -> Expectation:
+    items, flags, target = request
+    if not np.isfinite(scores).all():
+        raise RunError("the trained model's scores are not finite; train with a lower learning_rate or clip_norm")
+    offered = scores.copy()
+    if scorer.is_seen_excluded:
+        offered[[scorer.column[item] for item in items if item in scorer.column]] = -np.inf
+    # As many again as are compared, for near-ties that rounding may put in another order.
+    order = np.argsort(-offered, kind="stable")[: min(scorer.top_k, 2 * COMPARED)]
+    if random.random() < 0.5:
+        target = scorer.vocabulary[int(random.choice(order))]  # ranks near the top are the ones that matter
+    rank_low = rank_high = 0
+    column = scorer.column.get(target)
+    if column is not None:
+        others = np.delete(scores, column)
+        slack = _slack(scores)
+        rank_low = 1 + int((others > scores[column] + slack).sum())
+        rank_high = 1 + int((others >= scores[column] - slack).sum())
+    return Expectation(
+        items,
+        flags,
+        [scorer.vocabulary[number] if np.isfinite(offered[number]) else "" for number in order],
+        [float(offered[number]) for number in order],
+        target,
+        rank_low,
+        rank_high,
+    )
+
+
+def _slack(scores: np.ndarray | Sequence[float]) -> float:
+    """How far a score may be off: float32 sums of products err in proportion to the largest ones."""
+    finite = np.abs(np.asarray(scores)[np.isfinite(scores)])
+    return TOLERANCE * max(1.0, float(finite.max(initial=0.0)))
+
+
+def difference(expected: Expectation, item_id: Sequence[str], score: Sequence[float]) -> str | None:
+    """What is wrong with an answer's first COMPARED items, in one sentence; None when nothing is.
+
+    Ids may change places only where their scores are equal up to TOLERANCE.
+    """
+    n_items = min(COMPARED, len(expected.top_item_id))
+    if len(item_id) < n_items:
+        return f"{len(item_id)} items instead of {n_items}"
+    scores = dict(zip(expected.top_item_id, expected.top_score))
+    slack = _slack(expected.top_score)
+    for place in range(n_items):
+        trained = [expected.top_score[place], scores.get(item_id[place], np.nan)]  # of the place, of the item served
+        if not np.isclose(score[place], trained, rtol=0.0, atol=slack).all():
+            return (
+                f"place {place + 1}: {item_id[place]!r} with score {score[place]:.8g}; "
+                f"trained: {expected.top_item_id[place]!r} with {expected.top_score[place]:.8g}"
+            )
+    if len(set(item_id[:n_items]) - {""}) != sum(item != "" for item in item_id[:n_items]):
+        return f"an item appears twice in {list(item_id[:n_items])}"
+    return None

@@ -1,0 +1,154 @@
+"""An exported model, called the way a model server calls it: a graph session, tensors by the signature's names.
+
+`tf.saved_model.load` would also answer where a server fails (it runs initialisation code that servers don't), so that
+every judgement of an export goes this way. Needs TensorFlow alone: neither TFRS nor Keras nor the training code.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from fp_tfrs.errors import InputError
+
+ROWS_PER_CALL = 1024  # longer requests are sent in parts: memory grows with rows × catalogue
+
+
+class Recommendations(NamedTuple):
+    """Answers to B sessions, best item first."""
+
+    item_id: list[list[str]]  # [B, K]; "" where exclude_seen left fewer than K items
+    score: np.ndarray  # float32 [B, K]
+    model_version: list[str]  # [B]
+
+
+class SavedModel:
+    """The signatures of an exported model as methods; safe to call from several threads."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        """Loads the SavedModel in `directory`; InputError when there is none or it cannot be loaded."""
+        self.directory = os.fspath(directory)
+        if not tf.saved_model.contains_saved_model(self.directory):
+            raise InputError(f"{self.directory} holds no saved_model.pb; give the folder of an exported model")
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        logger = tf.get_logger()
+        level = logger.level
+        try:
+            logger.setLevel("ERROR")  # the loader advises tf.saved_model.load
+            with self._session.graph.as_default():
+                meta_graph = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], self.directory)
+        except (tf.errors.OpError, RuntimeError, OSError, ValueError) as error:
+            raise InputError(
+                f"{self.directory} cannot be loaded: {str(error).splitlines()[0]}; export it again"
+            ) from error
+        finally:
+            logger.setLevel(level)
+        self._signatures = meta_graph.signature_def
+
+    def call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Feeds the arrays to the signature's inputs of these names; returns its outputs by name.
+
+        Raises:
+            InputError: the model has no such signature or input.
+            tf.errors.OpError: the model refuses the values, as a server would.
+        """
+        if signature not in self._signatures:
+            there = ", ".join(sorted(name for name in self._signatures if not name.startswith("__"))) or "none"
+            raise InputError(f"{self.directory} has no signature {signature!r}; it has: {there}")
+        definition = self._signatures[signature]
+        if set(definition.inputs) != set(inputs):
+            raise InputError(
+                f"signature {signature} of {self.directory} takes {', '.join(sorted(definition.inputs))}; "
+                f"it was given {', '.join(sorted(inputs))}"
+            )
+        feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
+        return self._session.run({name: tensor.name for name, tensor in definition.outputs.items()}, feeds)
+
+    def recommend(
+        self, item_id: Sequence[Sequence[str]], is_false_positive: Sequence[Sequence[Any]] | None = None
+    ) -> Recommendations:
+        """Top items for sessions of raw ids, any lengths; an event without a flag counts as kept."""
+        ids, flags = _pad(item_id, is_false_positive)
+        return _recommendations(self._in_parts("recommend", item_id=ids, is_false_positive=flags))
+
+    def recommend_examples(self, serialized: Sequence[bytes]) -> Recommendations:
+        """Top items for serialized `tf.train.Example`s with the features of `schema.py`."""
+        return _recommendations(self._in_parts("serving_default", examples=np.array(serialized, dtype=object)))
+
+    def rank(
+        self,
+        item_id: Sequence[Sequence[str]] | np.ndarray,
+        is_false_positive: Sequence[Sequence[Any]] | np.ndarray | None,
+        target: Sequence[str] | np.ndarray,
+    ) -> np.ndarray:
+        """int64 [n] rank of each target after its session, over the whole catalogue: 1 = best, 0 = not in it."""
+        ids, flags = _pad(item_id, is_false_positive)
+        targets = np.array(target, dtype=object)
+        return self._in_parts("rank", item_id=ids, is_false_positive=flags, target=targets)["rank"]
+
+    def _in_parts(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """`call` for at most ROWS_PER_CALL rows at once, the answers joined."""
+        n_rows = len(next(iter(inputs.values())))
+        parts = [
+            self.call(signature, **{name: value[start : start + ROWS_PER_CALL] for name, value in inputs.items()})
+            for start in range(0, max(n_rows, 1), ROWS_PER_CALL)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _pad(item_id: Sequence[Sequence[Any]] | np.ndarray, flags: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Sessions as object [B, T] filled up with "", and their flags as int64 [B, T] filled up with 0."""
+    n_steps = max((len(session) for session in item_id), default=0)
+    ids = np.full((len(item_id), n_steps), "", dtype=object)
+    padded_flags = np.zeros((len(item_id), n_steps), dtype=np.int64)
+    for row, session in enumerate(item_id):
+        ids[row, : len(session)] = session
+    for row, values in enumerate(() if flags is None else flags):
+        if len(values) > len(item_id[row]):
+            raise InputError(f"{len(values)} flags for {len(item_id[row])} items; give one flag per item, or fewer")
+        padded_flags[row, : len(values)] = values
+    return ids, padded_flags
+
+
+def _recommendations(outputs: dict[str, np.ndarray]) -> Recommendations:
+    return Recommendations(
+        [[item.decode(errors="replace") for item in row] for row in outputs["item_id"]],
+        outputs["score"],
+        [version.decode() for version in outputs["model_version"]],
+    )
+
+
+def read_catalogue(directory: str | os.PathLike[str]) -> list[str]:
+    """The item ids that an exported model can recommend, in the order of its columns: the vocabulary it carries."""
+    assets = os.path.join(directory, "assets")
+    files = os.listdir(assets) if os.path.isdir(assets) else []
+    if len(files) != 1:
+        raise InputError(
+            f"{directory} has {len(files)} files in assets/, not one vocabulary; give an export of fp-tfrs"
+        )
+    with open(os.path.join(assets, files[0]), encoding="utf-8", newline="\n") as file:
+        return file.read().removesuffix("\n").split("\n")
+
+
+def list_versions(directory: str | os.PathLike[str]) -> list[str]:
+    """Paths of the versions in a model's folder, oldest first; empty when there is no such folder."""
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    return [os.path.join(directory, name) for name in sorted((n for n in names if n.isdecimal()), key=int)]
+
+
+def find_version(directory: str) -> str:
+    """The folder itself when it is an exported model, else its newest version.
+
+    Raises:
+        InputError: it is neither a model nor a folder of versions.
+    """
+    if tf.saved_model.contains_saved_model(directory):
+        return directory
+    versions = list_versions(directory)
+    if not versions:
+        raise InputError(f"--model {directory} is neither an exported model nor a folder of versions of one")
+    return versions[-1]

@@ -1,0 +1,331 @@
+"""Serving: the export answers as the trained model does, worked out in NumPy, whatever is sent and by whichever signature."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+from tensorflow.core.protobuf import saved_model_pb2
+
+from fp_tfrs import expectations, metrics, schema, serving
+from fp_tfrs.config import RunConfig, ServingConfig
+from fp_tfrs.errors import InputError, RunError
+from fp_tfrs.model import SessionModel
+from fp_tfrs.saved_model import ROWS_PER_CALL, SavedModel
+from fp_tfrs.sessions import Session
+
+V, L, K = 40, 6, 10
+VOCABULARY = [f"item {n} ü" for n in range(V)]
+POPULARITY = np.array([50 - n // 2 for n in range(V)])  # pairs of equals
+POPULARITY[-3:] = 0
+
+
+def run_config(method: str, **serving_config) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "m",
+            "data": {
+                "source": {"format": "simulated", "simulation": {}},
+                "columns": {"session_id": "s", "feedback": {"skip": "bool"}},
+                "false_positive_when": [{"column": "skip", "op": "==", "value": True}],
+                "sessions": {"max_length": L},
+            },
+            "model": {"method": method, "tower": {"embedding_dim": 8, "hidden_dim": 8}},
+            "serving": {"top_k": K, **serving_config},
+        }
+    )
+
+
+def draw_sessions(n: int, seed: int) -> list[Session]:
+    random = np.random.default_rng(seed)
+    return [
+        Session(
+            str(number),
+            tuple(random.choice([*VOCABULARY, "unknown", ""], length)),
+            tuple(bool(flag) for flag in random.random(length) < 0.3),
+        )
+        for number, length in enumerate(random.integers(1, 2 * L, n))
+    ]
+
+
+class Export:
+    """A model, what was exported of it, and its answers by NumPy."""
+
+    def __init__(self, directory: Path, run: RunConfig):
+        self.run = run
+        self.model = SessionModel(run.model, V, seed=3)
+        # Scores of a trained model's size: those of fresh weights are all near 0.
+        self.model.set_weights([2 * w if w.dtype == np.float32 else w for w in self.model.get_weights()])
+        training_dir = directory / "training"
+        training_dir.mkdir(parents=True)
+        vocabulary = training_dir / schema.ITEM_VOCABULARY
+        vocabulary.write_text("".join(f"{item}\n" for item in VOCABULARY))
+        self.directory = directory / "export"
+        serving.export(
+            self.directory, self.model, str(vocabulary), POPULARITY, run, "version 7", draw_sessions(40, seed=1)
+        )
+        shutil.rmtree(training_dir)
+        self.saved = SavedModel(self.directory)
+
+    def scores(self, requests) -> np.ndarray:
+        """float32 [n, V] by the definition: known kept items, the last L, dot product with the last session embedding."""
+        is_tp_only = self.run.model.method != "vanilla"
+        index = np.zeros([len(requests), L], np.int32)
+        for row, (items, flags) in enumerate(requests):
+            kept = [i for i, fp in zip(items, flags) if i in VOCABULARY and not (is_tp_only and fp)]
+            used = [VOCABULARY.index(i) + 2 for i in kept]
+            index[row, : len(used[-L:])] = used[-L:]
+        sessions = self.model.session_embeddings(tf.constant(index)).numpy()
+        last = sessions[np.arange(len(index)), np.maximum((index > 0).sum(1) - 1, 0)]
+        scores = last @ self.model.item_embeddings().numpy().T
+        return np.where(index[:, :1] > 0, scores, np.log1p(POPULARITY.astype(np.float32)))
+
+
+@pytest.fixture(scope="module")
+def fp_export(tmp_path_factory):
+    return Export(tmp_path_factory.mktemp("a path ü"), run_config("fp_adametric"))
+
+
+@pytest.fixture(scope="module")
+def unseen_export(tmp_path_factory):
+    return Export(tmp_path_factory.mktemp("vanilla"), run_config("vanilla", exclude_seen=True, top_k=1000))
+
+
+def example(items=None, flags=None) -> bytes:
+    feature = {"session_id": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"s"]))}
+    if items is not None:
+        feature["item_id"] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[i.encode() for i in items]))
+    if flags is not None:
+        feature["is_false_positive"] = tf.train.Feature(int64_list=tf.train.Int64List(value=flags))
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+
+def columns_of(answer, row) -> list[int]:
+    return [VOCABULARY.index(item) for item in answer.item_id[row]]
+
+
+def assert_close(actual, desired):
+    """Equal to 1e-6 of the largest score, or absolutely below 1."""
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=1e-6 * max(1, np.abs(desired).max()))
+
+
+def test_usable_inputs_by_hand():
+    column = tf.constant([[-1, 5, 6, -1, 7], [9, -1, -1, -1, -1], [-1] * 5, [1, 2, 3, 4, 5]], tf.int64)
+    flags = tf.constant([[0, 0, 1, 1, 0], [1, 0, 0, 0, 0], [0] * 5, [0, 0, 0, 0, 2]], tf.int64)
+    tp = serving.usable_inputs(column, flags, False, 3)
+    assert tp.numpy().tolist() == [[7, 9, 0], [0, 0, 0], [0, 0, 0], [4, 5, 6]]
+    every = serving.usable_inputs(column, flags, True, 3)
+    assert every.numpy().tolist() == [[7, 8, 9], [11, 0, 0], [0, 0, 0], [5, 6, 7]]
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 3])
+@pytest.mark.parametrize("n_steps", [0, 1, 9])
+def test_usable_inputs_always_have_a_column(n_rows, n_steps):
+    for column in (-1, 4):
+        inputs = serving.usable_inputs(
+            tf.fill([n_rows, n_steps], tf.constant(column, tf.int64)), tf.zeros([n_rows, n_steps], tf.int64), True, 4
+        )
+        width = min(n_steps, 4) if column >= 0 and n_rows and n_steps else 1
+        assert inputs.shape == [n_rows, width]
+
+
+def test_exclude_puts_minus_infinity_at_the_session_s_items_and_nowhere_else():
+    scores = serving.exclude(tf.ones([2, 4]), tf.constant([[2, -1, 2], [-1, -1, -1]], tf.int64))
+    assert scores.numpy().tolist() == [[1, 1, -np.inf, 1], [1, 1, 1, 1]]
+
+
+def test_a_thousand_sessions_in_one_request_score_as_the_trained_model(fp_export):
+    sessions = draw_sessions(1_000, seed=2)
+    answer = fp_export.saved.recommend([s.item_id for s in sessions], [s.is_false_positive for s in sessions])
+    for row, scores in enumerate(fp_export.scores([(s.item_id, s.is_false_positive) for s in sessions])):
+        best = np.argsort(-scores, kind="stable")[:K]
+        assert_close(answer.score[row], scores[best])
+        assert_close(scores[columns_of(answer, row)], scores[best])
+        assert len(set(answer.item_id[row])) == K
+    assert set(answer.model_version) == {"version 7"}
+
+
+def test_ids_get_the_positions_that_the_transform_gave_them(tmp_path):
+    items = ["a", " a", "a ", "tab\there", "ü", "日本", "0", "-1", "A"]
+    path = tmp_path / "vocabulary"
+    path.write_text("".join(f"{item}\n" for item in items))
+    recommender = serving.Recommender(
+        lambda _: _, np.zeros([9, 2]), np.zeros(9), str(path), True, L, ServingConfig(), ""
+    )
+    asked = tf.constant([*items, "", "b", "a\n"])
+    by_transform = tft.apply_vocabulary(asked, deferred_vocab_filename_tensor=str(path), default_value=-1)
+    assert recommender.column_of_item.lookup(asked).numpy().tolist() == [*range(9), -1, -1, -1]
+    np.testing.assert_array_equal(recommender.column_of_item.lookup(asked), by_transform)
+    assert recommender.item_of_column.lookup(tf.range(9, dtype=tf.int64)).numpy().tolist() == [
+        i.encode() for i in items
+    ]
+
+
+def test_odd_lengths_in_one_batch_and_alone(fp_export):
+    random = np.random.default_rng(0)
+    requests = [list(random.choice(VOCABULARY, n)) for n in (0, 1, L, L + 1, L + 7, 10 * L)]
+    requests += [["who?", "what?"], [VOCABULARY[4]] * 3, [""] * 30 + [VOCABULARY[3]]]
+    together = fp_export.saved.recommend(requests)
+    assert together.item_id[0] == together.item_id[6] == VOCABULARY[:K]  # the popular ones
+    trained = np.sort(fp_export.scores([(request, [0] * len(request)) for request in requests]))[:, ::-1]
+    for row, request in enumerate(requests):
+        assert_close(together.score[row], trained[row, :K])
+        assert_close(fp_export.saved.recommend([request]).score[0], trained[row, :K])
+    assert fp_export.saved.recommend([]).item_id == []
+    assert len(fp_export.saved.recommend([requests[3]] * (ROWS_PER_CALL + 1)).item_id) == ROWS_PER_CALL + 1
+
+
+def test_serialized_examples_are_answered_as_their_events(fp_export):
+    sessions = draw_sessions(50, seed=4)
+    events = fp_export.saved.recommend([s.item_id for s in sessions], [s.is_false_positive for s in sessions])
+    examples = fp_export.saved.recommend_examples([example(s.item_id, map(int, s.is_false_positive)) for s in sessions])
+    assert examples.item_id == events.item_id
+    np.testing.assert_array_equal(examples.score, events.score)
+
+
+def test_examples_with_features_missing_or_of_unequal_length(fp_export):
+    a, b, c = VOCABULARY[:3]
+    answers = fp_export.saved.recommend_examples(
+        [example(), example([a, b, c]), example([a, b, c], [0, 1]), example([a], [0, 1, 1, 1, 1]), example(None, [1])]
+    )
+    expected = fp_export.saved.recommend([[], [a, b, c], [a, b, c], [a], []], [[], [], [0, 1, 0], [0], []])
+    assert answers.item_id == expected.item_id
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        fp_export.saved.recommend_examples([b"no example"])
+
+
+def test_abandoned_items_are_inputs_of_vanilla_only(fp_export, unseen_export):
+    items, flags = [VOCABULARY[1], VOCABULARY[2]], [0, 1]
+    one = fp_export.saved.recommend([items], [flags]).score
+    assert_close(one, fp_export.saved.recommend([items[:1]]).score)
+    with_fp, without_fp = (unseen_export.saved.recommend([i]).score for i in (items, items[:1]))
+    assert np.abs(with_fp[0, :5] - without_fp[0, :5]).max() > 1e-3
+    np.testing.assert_array_equal(unseen_export.saved.recommend([items], [flags]).score, with_fp)
+
+
+def test_exclude_seen_never_answers_an_item_of_the_session(unseen_export):
+    items = [VOCABULARY[n] for n in (30, 1, 1, 2, 3, 4, 5, 6, 7, 8)] + ["unknown"]  # longer than L: all are seen
+    flags = [1] + [0] * 10
+    answer = unseen_export.saved.recommend([items, ["unknown"]], [flags, [0]])
+    assert answer.score.shape == (2, V)  # top_k above the catalogue
+    assert set(answer.item_id[0][: V - 9]) == set(VOCABULARY) - set(items)
+    assert answer.item_id[0][V - 9 :] == [""] * 9
+    assert np.isneginf(answer.score[0, V - 9 :]).all() and np.isfinite(answer.score[0, : V - 9]).all()
+    assert set(answer.item_id[1]) == set(VOCABULARY)
+
+
+@pytest.mark.parametrize("name", ["fp_export", "unseen_export"])
+def test_ranks_are_those_of_the_scores(name, request):
+    export = request.getfixturevalue(name)
+    sessions = draw_sessions(300, seed=5) + [Session("e", (), ()), Session("u", ("unknown",), (False,))]
+    targets = [str(t) for t in np.random.default_rng(6).choice([*VOCABULARY, "unknown"], len(sessions))]
+    ranks = export.saved.rank([s.item_id for s in sessions], [s.is_false_positive for s in sessions], targets)
+    assert ranks.dtype == np.int64
+    every = export.scores([(s.item_id, s.is_false_positive) for s in sessions])
+    popular = np.log1p(POPULARITY.astype(np.float32))
+    for scores, target, rank in zip(every, targets, ranks):
+        if target == "unknown":
+            assert rank == 0
+            continue
+        column, others = VOCABULARY.index(target), np.delete(scores, VOCABULARY.index(target))
+        slack = 0 if np.array_equal(scores, popular) else 1e-6 * np.abs(scores).max()
+        assert 1 + (others >= scores[column] + slack).sum() <= rank <= 1 + (others >= scores[column] - slack).sum()
+
+
+def test_popularity_ranks_count_ties_against_the_target(fp_export):
+    ranks = fp_export.saved.rank([[]] * V, None, VOCABULARY)
+    scores = np.tile(POPULARITY, (V, 1))
+    np.testing.assert_array_equal(ranks, metrics.ranks_from_scores(scores, np.arange(V)))
+    assert ranks[0] == ranks[1] == 2
+
+
+def test_callers_in_parallel_get_the_answers_of_single_calls(fp_export):
+    sessions = draw_sessions(20, seed=8)
+    single = [fp_export.saved.recommend([s.item_id], [s.is_false_positive]).item_id for s in sessions]
+    wrong = []
+
+    def call(number):
+        for turn in range(10):
+            s = sessions[(number + turn) % 20]
+            if fp_export.saved.recommend([s.item_id], [s.is_false_positive]).item_id != single[(number + turn) % 20]:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_export_is_self_contained_and_plain(fp_export):
+    """No custom op, no optimizer, no gate: a model server has all it needs, and nothing that it does not."""
+    files = {path.relative_to(fp_export.directory).as_posix() for path in fp_export.directory.rglob("*")}
+    assert {"saved_model.pb", f"assets/{schema.ITEM_VOCABULARY}", expectations.FILE_NAME} <= files
+    names = [name for name, _ in tf.train.list_variables(str(fp_export.directory / "variables" / "variables"))]
+    n_tower = len(fp_export.model.tower.trainable_variables) + len(fp_export.model.items.trainable_variables)
+    assert sum(name.endswith("VARIABLE_VALUE") for name in names) <= n_tower + 3
+    saved = saved_model_pb2.SavedModel.FromString((fp_export.directory / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    functions = {function.signature.name: function.node_def for function in graph.library.function}
+    used = {node.op for nodes in (graph.node, *functions.values()) for node in nodes} - set(functions)
+    assert "MatMul" in used
+    assert not [op for op in used if not hasattr(tf.raw_ops, op)]
+
+
+def test_shapes_that_differ_are_refused_and_the_model_lives(fp_export):
+    ids, flags = np.array([["a", "b"]], dtype=object), np.zeros([1, 1], np.int64)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="differ in shape"):
+        fp_export.saved.call("recommend", item_id=ids, is_false_positive=flags)
+    with pytest.raises(ValueError):
+        fp_export.saved.call("recommend", item_id=ids, is_false_positive=np.array([["x", "y"]]))
+    with pytest.raises(InputError, match="3 flags for 2 items"):
+        fp_export.saved.recommend([["a", "b"]], [[0, 0, 1]])
+    assert fp_export.saved.recommend([["a"]]).item_id == [VOCABULARY[:K]]
+
+
+def test_what_is_no_model_or_lacks_a_signature_is_named(fp_export, tmp_path):
+    with pytest.raises(InputError, match="no saved_model.pb"):
+        SavedModel(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        SavedModel(tmp_path)
+    with pytest.raises(InputError, match="'classify'; it has: rank, recommend, serving_default"):
+        fp_export.saved.call("classify", examples=np.array([]))
+    with pytest.raises(InputError, match="takes examples; it was given item_id"):
+        fp_export.saved.call("serving_default", item_id=np.array([]))
+
+
+@pytest.mark.parametrize(
+    ("lines", "popularity", "message"),
+    [
+        (VOCABULARY[:-1], POPULARITY, "has 39 items, the model 40"),
+        (VOCABULARY, POPULARITY[:-1], "their popularity 39"),
+        ([*VOCABULARY[:-1], VOCABULARY[0]], POPULARITY, "an item twice"),
+        (["", *VOCABULARY[1:]], POPULARITY, "empty line"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(fp_export, tmp_path, lines, popularity, message):
+    vocabulary = tmp_path / "vocabulary"
+    vocabulary.write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(RunError, match=message):
+        serving.export(tmp_path / "export", fp_export.model, str(vocabulary), popularity, fp_export.run, "1", [])
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_diverged_model_is_not_exported_and_a_taken_place_is_left_alone(fp_export, tmp_path):
+    vocabulary = tmp_path / "vocabulary"
+    vocabulary.write_text("".join(f"{item}\n" for item in VOCABULARY))
+    sessions = draw_sessions(3, seed=9)
+    model = SessionModel(fp_export.run.model, V, seed=1)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(RunError, match="taken is there already"):
+        serving.export(tmp_path / "taken", model, str(vocabulary), POPULARITY, fp_export.run, "1", sessions)
+    model.set_weights([np.full_like(w, np.nan) if w.dtype == np.float32 else w for w in model.get_weights()])
+    with pytest.raises(RunError, match="not finite"):
+        serving.export(tmp_path / "export", model, str(vocabulary), POPULARITY, fp_export.run, "1", sessions)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "vocabulary"]
