@@ -63,7 +63,7 @@ def cut_sessions(
 
     Args:
       key: the session id, or the user id when the log has no session ids.
-      events: `SessionEvent`s or plain tuples of the same fields.
+      events: at least one; `SessionEvent`s or plain tuples of the same fields.
       sessions: gap (used without session ids only) and length limits.
       feedback_names: the names of the values in each event's `feedback`.
       has_session_id: what the key is. Without session ids a session is called `user@start second`.
