@@ -1,0 +1,25 @@
+"""Session towers: one file and one paper each; sessions of item embeddings in, one session embedding per prefix out.
+
+A tower is a `tf.keras.layers.Layer` made from its config section and a seed. It is called as
+
+    tower(item_embeddings <float>[B, T, D], item_index <int>[B, T], training) → session_embeddings <float>[B, T, D]
+
+where sessions are padded on the right with PAD_INDEX, the embedding at position t depends on positions ≤ t of its own
+session only, and is zero at padding. A new tower is a file, a section in `config.py` and a line here.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from fp_tfrs.config import NarmConfig
+from fp_tfrs.towers.narm import NarmTower
+
+TOWERS = {
+    "narm": NarmTower,
+}
+
+
+def build_tower(config: NarmConfig, seed: int) -> tf.keras.layers.Layer:
+    """The tower that the section names; its weights and its dropout follow from the seed."""
+    return TOWERS[config.name](config, seed, name=config.name)

@@ -1,0 +1,50 @@
+"""The item table: item_index → embedding, shared by inputs, targets, false positives and scores.
+
+The table has V + 2 rows. Rows 0 (padding) and 1 (out of vocabulary) are zero and cannot be trained because they are not
+stored: the variable holds the V rows of real items, and an index below `FIRST_ITEM_INDEX` reads as the zero vector.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from fp_tfrs.schema import FIRST_ITEM_INDEX
+
+
+class ItemTable(tf.keras.layers.Layer):
+    """The embeddings of all items, drawn from U(−1/√D, 1/√D) as in SR-GNN: a scale that does not depend on V."""
+
+    def __init__(self, n_items: int, embedding_dim: int, seed: int, **kwargs):
+        super().__init__(**kwargs)
+        limit = embedding_dim**-0.5
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(n_items, embedding_dim),
+            initializer=tf.keras.initializers.RandomUniform(-limit, limit, seed),
+        )
+
+    def item_embeddings(self) -> tf.Tensor:
+        """`<float>[V, D]`: rows FIRST_ITEM_INDEX.. of the table, one for each score."""
+        return tf.convert_to_tensor(self.embeddings)
+
+    def call(self, item_index: tf.Tensor) -> tf.Tensor:
+        """`<int>[...]` item indices → `<float>[..., D]`; zero for padding and out of vocabulary.
+
+        Raises tf.errors.InvalidArgumentError (on CPU) for an index beyond the table.
+        """
+        return _look_up(self.item_embeddings(), item_index)
+
+
+@tf.custom_gradient
+def _look_up(item_embeddings: tf.Tensor, item_index: tf.Tensor):
+    # The gradient is made dense here. tf.gather's own is a list of rows with repetitions, of which the optimiser would
+    # take the global norm before it adds them up: gradient clipping would be wrong.
+    row = item_index - FIRST_ITEM_INDEX
+    is_item = tf.cast(row >= 0, item_embeddings.dtype)[..., tf.newaxis]
+    embeddings = tf.gather(item_embeddings, tf.maximum(row, 0)) * is_item
+
+    def gradient(upstream: tf.Tensor):
+        # Rows below 0 are dropped by the segment sum.
+        return tf.math.unsorted_segment_sum(upstream, row, tf.shape(item_embeddings)[0]), None
+
+    return embeddings, gradient
