@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from fp_tfrs.errors import InputError
+from fp_tfrs.vocabulary import read_vocabulary
 
 ROWS_PER_CALL = 1024  # longer requests are sent in parts: memory grows with rows × catalogue
 
@@ -130,8 +131,7 @@ def read_catalogue(directory: str | os.PathLike[str]) -> list[str]:
         raise InputError(
             f"{directory} has {len(files)} files in assets/, not one vocabulary; give an export of fp-tfrs"
         )
-    with open(os.path.join(assets, files[0]), encoding="utf-8", newline="\n") as file:
-        return file.read().removesuffix("\n").split("\n")
+    return read_vocabulary(os.path.join(assets, files[0]))
 
 
 def list_versions(directory: str | os.PathLike[str]) -> list[str]:

@@ -22,6 +22,7 @@ from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.methods import METHODS
 from fp_tfrs.metrics import count_ranks
 from fp_tfrs.saved_model import SavedModel
+from fp_tfrs.vocabulary import read_vocabulary
 
 RANK_CHUNK = 8_192  # items that `rank` scores at once
 
@@ -233,7 +234,12 @@ def export(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunError(f"{directory} is there already and is not rewritten; move it away and repeat")
     item_embeddings = model.item_embeddings().numpy()
-    vocabulary = _read_vocabulary(vocabulary_path, len(item_embeddings), len(popularity))
+    vocabulary = read_vocabulary(vocabulary_path)
+    if not len(vocabulary) == len(item_embeddings) == len(popularity):
+        raise RunError(
+            f"{vocabulary_path} has {len(vocabulary)} items, the model {len(item_embeddings)}, their popularity "
+            f"{len(popularity)}; train again from the start: delete the run's state"
+        )
     is_fp_input, max_length = METHODS[run.model.method].inputs == "all", run.data.sessions.max_length
 
     # Traced once for all signatures; AutoGraph would take seconds to find that there is nothing for it to convert.
@@ -293,16 +299,3 @@ def _call_each(call: Callable[[str, dict[str, np.ndarray]], object], vocabulary:
     call("recommend", events)
     call("rank", {**events, "target": item})
     call("serving_default", {"examples": np.array([example], dtype=object)})
-
-
-def _read_vocabulary(path: str, n_items: int, n_popularity: int) -> list[str]:
-    """The catalogue's item ids; RunError unless they are distinct and as many as the model and popularity have."""
-    vocabulary = Path(path).read_bytes().decode().removesuffix("\n").split("\n")
-    remedy = "train again from the start: delete the run's state"
-    if not len(vocabulary) == n_items == n_popularity:
-        raise RunError(
-            f"{path} has {len(vocabulary)} items, the model {n_items}, their popularity {n_popularity}; {remedy}"
-        )
-    if len(set(vocabulary)) < len(vocabulary) or "" in vocabulary or any("\r" in item for item in vocabulary):
-        raise RunError(f"{path} has an item twice, an empty line or a carriage return; {remedy}")
-    return vocabulary

@@ -1,0 +1,41 @@
+"""AtomicPusher: blessed model → a new version under the serving root, visible whole or not at all.
+
+TFX's Pusher with the copying replaced: that one copies in place, and a model server can read half a version.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tfx.components.pusher import component, executor
+from tfx.dsl.components.base import executor_spec
+from tfx.proto import pusher_pb2
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import io_utils, proto_utils
+
+from fp_tfrs import push
+
+
+class Executor(executor.Executor):
+    """Pushes by rename."""
+
+    def Do(self, input_dict: dict, output_dict: dict, exec_properties: dict[str, Any]) -> None:
+        pushed = artifact_utils.get_single_instance(output_dict[standard_component_specs.PUSHED_MODEL_KEY])
+        if not self.CheckBlessing(input_dict):
+            self._MarkNotPushed(pushed)
+            return
+        destination = proto_utils.json_to_proto(
+            exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], pusher_pb2.PushDestination()
+        )
+        model_dir = self.GetModelPath(input_dict)
+        root, name = os.path.split(destination.filesystem.base_directory)
+        version_dir = push.push(model_dir, root, name)
+        io_utils.copy_dir(model_dir, pushed.uri)
+        self._MarkPushed(pushed, pushed_destination=version_dir, pushed_version=os.path.basename(version_dir))
+
+
+class AtomicPusher(component.Pusher):
+    """Pusher to a file system by rename."""
+
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)

@@ -1,0 +1,45 @@
+"""RankingEvaluator: exported model × test sessions → ModelEvaluation (metrics.json) and ModelBlessing.
+
+The model is judged through the signatures that will be served, beside the baselines and the last pushed model.
+"""
+
+import os
+
+from tfx.components.evaluator import constants
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import standard_artifacts
+from tfx.utils import io_utils, path_utils
+
+from fp_tfrs import config, judging
+
+
+@component
+def RankingEvaluator(
+    examples: InputArtifact[standard_artifacts.Examples],
+    model: InputArtifact[standard_artifacts.Model],
+    evaluation_result: OutputArtifact[standard_artifacts.ModelEvaluation],
+    blessing: OutputArtifact[standard_artifacts.ModelBlessing],
+    settings: Parameter[str],  # config.EvaluationConfig as JSON
+    data: Parameter[str],  # config.DataConfig as JSON
+    seed: Parameter[int],
+    serving_dir: Parameter[str],  # where pushed versions of this model are; "" = compare with none
+    fingerprint: Parameter[str],  # of the code: it is part of the cache key
+) -> None:
+    verdict = judging.judge_export(
+        path_utils.serving_model_path(model.uri),
+        examples.uri,
+        config.parse(config.DataConfig, data),
+        config.parse(config.EvaluationConfig, settings),
+        seed,
+        serving_dir,
+        os.path.join(evaluation_result.uri, judging.REPORT_FILE),
+    )
+    blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
+    if verdict.baseline_dir:
+        blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, verdict.baseline_dir)
+    file_name = constants.BLESSED_FILE_NAME if verdict.is_blessed else constants.NOT_BLESSED_FILE_NAME
+    value = constants.BLESSED_VALUE if verdict.is_blessed else constants.NOT_BLESSED_VALUE
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, value)
+    io_utils.write_string_file(os.path.join(blessing.uri, file_name), "\n".join(verdict.reasons))

@@ -1,0 +1,25 @@
+"""The vocabulary file: one item_id a line, most frequent first; Transform writes it, and every export carries it.
+
+An item's line number + FIRST_ITEM_INDEX is its item_index, and the line number is its column among the scores.
+"""
+
+from __future__ import annotations
+
+import os
+
+from fp_tfrs.errors import RunError
+
+
+def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
+    """The V item ids.
+
+    Raises:
+        RunError: an item twice, an empty line, or a carriage return, which lookups would take for part of an id.
+    """
+    with open(path, encoding="utf-8", newline="\n") as file:
+        items = file.read().removesuffix("\n").split("\n")
+    if len(set(items)) < len(items) or "" in items or any("\r" in item for item in items):
+        raise RunError(
+            f"{path} has an item twice, an empty line or a carriage return; delete the run's root and run again"
+        )
+    return items

@@ -1,0 +1,174 @@
+"""The command line: `fp-tfrs run | simulate | recommend | evaluate | config`.
+
+Results go to stdout, progress and messages to stderr. Exit code 0: done; 1: the run failed; 2: the input cannot be used.
+Each command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+from typing import NoReturn
+
+import fp_tfrs
+from fp_tfrs import progress
+from fp_tfrs.errors import InputError, RunError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parsed = _make_parser().parse_args(arguments)
+    progress.set_quiet(parsed.quiet)
+    try:
+        parsed.command(parsed)
+    except InputError as error:
+        return _fail(error, 2)
+    except RunError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from here", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone, as with `| head`
+        return 0
+    except OSError as error:
+        return _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
+    return 0
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"fp-tfrs: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fp-tfrs", description="Recommendations that learn from what people abandon.")
+    parser.add_argument("--version", action="version", version=f"fp-tfrs {fp_tfrs.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("--quiet", action="store_true", help="no progress, results and errors only")
+        command.set_defaults(command=function)
+        return command
+
+    run = add("run", _run, "event log → evaluated, blessed and pushed model")
+    run.add_argument("--config", required=True, metavar="YAML", help="what to run; configs/ has some")
+    run.add_argument("--root", required=True, metavar="DIR", help="folder for everything that the run writes")
+
+    simulate = add("simulate", _simulate, "draw an event log from a model with known best answers")
+    simulate.add_argument("--out", required=True, metavar="CSV", help="file to write")
+    simulate.add_argument("--sessions", type=int, default=20_000, metavar="N", help="default: %(default)s")
+    simulate.add_argument("--items", type=int, default=1_000, metavar="N", help="default: %(default)s")
+    simulate.add_argument("--seed", type=int, default=17, metavar="S", help="default: %(default)s")
+
+    recommend = add("recommend", _recommend, "ask a pushed model for the next items of a session")
+    recommend.add_argument(
+        "--model", required=True, metavar="DIR", help="a version's folder, or the folder of versions"
+    )
+    recommend.add_argument("--items", required=True, metavar="a,b,c", help="the session's item ids, oldest first")
+    recommend.add_argument("--fp", metavar="0,1,0", help="1 for each item that was abandoned; default: none was")
+    recommend.add_argument("-k", type=int, default=10, metavar="K", help="how many items; default: %(default)s")
+
+    evaluate = add("evaluate", _evaluate, "score a pushed model on the test targets of an event log")
+    evaluate.add_argument("--model", required=True, metavar="DIR", help="a version's folder, or the folder of versions")
+    evaluate.add_argument("--config", required=True, metavar="YAML", help="how the log is read, cut and split")
+    evaluate.add_argument("--events", required=True, metavar="FILE", help="the event log, in the config's format")
+    evaluate.add_argument("--output", required=True, metavar="JSON", help="file for the metrics")
+
+    config = add("config", _config, "what can be configured")
+    config.add_argument(
+        "--explain", action="store_true", required=True, help="every field: type, default, meaning, source"
+    )
+    return parser
+
+
+def _run(parsed: argparse.Namespace) -> None:
+    from fp_tfrs import config_file
+
+    run = config_file.load(parsed.config)
+    started_s = time.monotonic()
+    print(f"fp-tfrs {fp_tfrs.__version__}: {run.name}, {run.model.method}, from {parsed.config}", file=sys.stderr)
+    from pipeline import local_runner, summary
+
+    results = local_runner.run_pipeline(run, parsed.root)
+    for line in summary.summarise(run, parsed.config, results, time.monotonic() - started_s):
+        print(line)
+
+
+def _simulate(parsed: argparse.Namespace) -> None:
+    import pydantic
+
+    from fp_tfrs import simulate
+    from fp_tfrs.config import SimulationConfig
+
+    try:
+        settings = SimulationConfig(sessions=parsed.sessions, items=parsed.items, seed=parsed.seed)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        raise InputError(f"--{problem['loc'][0]} {problem['input']}: {problem['msg'].lower()}") from None
+    events = simulate.simulate_log(settings, parsed.out)
+    print(f"{parsed.out}: {events:,} events in {settings.sessions:,} sessions over {settings.items:,} items")
+
+
+def _recommend(parsed: argparse.Namespace) -> None:
+    items = [item for item in parsed.items.split(",") if item]
+    flags = parsed.fp.split(",") if parsed.fp else ["0"] * len(items)
+    if len(flags) != len(items) or set(flags) - {"0", "1"}:
+        raise InputError(f"--fp {parsed.fp}: give a 0 or 1 for each of the {len(items)} items")
+    if parsed.k < 1:
+        raise InputError(f"-k {parsed.k}: ask for 1 item at least")
+    from fp_tfrs.saved_model import SavedModel, find_version
+
+    model = SavedModel(find_version(parsed.model))
+    answer = model.recommend([items], [[int(flag) for flag in flags]])
+    found = [(item, score) for item, score in zip(answer.item_id[0], answer.score[0], strict=True) if item]
+    for item, score in found[: parsed.k]:
+        print(f"{item}\t{score:.4f}")
+    if parsed.k > len(found):
+        print(f"fp-tfrs: the model answers with {len(found)} items at most", file=sys.stderr)
+
+
+def _evaluate(parsed: argparse.Namespace) -> None:
+    from fp_tfrs import config_file
+
+    run = config_file.load(parsed.config)
+    file_format = "csv" if run.data.source.format == "simulated" else run.data.source.format
+    source = run.data.source.model_copy(update={"format": file_format, "files": (parsed.events,), "simulation": None})
+    data = run.data.model_copy(update={"source": source})
+    from fp_tfrs import evaluation, judging, preprocess, sources
+    from fp_tfrs.saved_model import find_version
+
+    model_dir = find_version(parsed.model)
+    sources.check_source(data)
+    with tempfile.TemporaryDirectory(prefix="fp-tfrs-") as work_dir:
+        examples_dir = os.path.join(work_dir, "examples")
+        preprocess.preprocess(
+            data,
+            run.seed,
+            examples_dir,
+            parsed.output + ".dead_letters.jsonl",
+            time.time() + preprocess.FUTURE_TOLERANCE_S,
+        )
+        report = judging.evaluate_export(model_dir, examples_dir, run.data, run.evaluation, run.seed)
+    judging.write_report(report, parsed.output)
+    print(evaluation.format_table(report))
+
+
+def _config(parsed: argparse.Namespace) -> None:
+    from fp_tfrs import config_file
+
+    for path, kind, default, meaning, source in config_file.explain():
+        print(f"{path}\n    {kind}; default {default}; source: {source or '-'}\n    {meaning}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

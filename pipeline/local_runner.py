@@ -1,0 +1,158 @@
+"""Runs the pipeline in this process, node after node, and says in plain lines what each did.
+
+Lineage goes to `ROOT/metadata.sqlite` (MLMD), every log line of TFX to `ROOT/logs/`; the screen gets our lines only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ml_metadata.metadata_store import MetadataStore
+from ml_metadata.proto import metadata_store_pb2
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+
+from fp_tfrs import sources
+from fp_tfrs.config import RunConfig, fingerprint
+from fp_tfrs.errors import InputError, RunError
+from pipeline.pipeline import METADATA_FILE, create_pipeline
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What one node of a run left."""
+
+    is_cached: bool
+    outputs: dict[str, metadata_store_pb2.Artifact]  # output key → artifact
+
+
+def run_pipeline(run: RunConfig, root: str) -> dict[str, NodeResult]:
+    """Runs every node that is not cached.
+
+    Args:
+        run: the configuration.
+        root: folder of everything that the run writes; made if it is missing.
+
+    Returns:
+        node id → what it left.
+
+    Raises:
+        InputError: the config, the log or the root cannot be used.
+        RunError: a node failed.
+    """
+    root = os.path.abspath(root)
+    with _exclusive(root), _screen(root) as screen:
+        files = [] if run.data.source.simulation else sources.check_source(run.data)
+        pipeline = create_pipeline(run, root, _log_fingerprint(files))
+        screen.expect(len(pipeline.components))
+        try:
+            LocalDagRunner().run(pipeline)
+        except (InputError, RunError):
+            raise
+        except Exception as error:
+            screen.log.write(traceback.format_exc())
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RunError(f"{screen.node} failed: {reason} (details: {screen.log.name})") from error
+    return _read_results(os.path.join(root, METADATA_FILE))
+
+
+def _log_fingerprint(files: list[str]) -> str:
+    """Changes when a file of the event log is added, removed, rewritten or resized."""
+    states = [os.stat(path) for path in files]
+    return fingerprint(*(f"{path} {s.st_size} {s.st_mtime_ns}" for path, s in zip(files, states, strict=True)))
+
+
+@contextlib.contextmanager
+def _exclusive(root: str) -> Iterator[None]:
+    """Holds the root's lock: two runs in one root would write over each other."""
+    try:
+        os.makedirs(os.path.join(root, "logs"), exist_ok=True)
+        lock = open(os.path.join(root, ".lock"), "w")
+    except OSError as error:
+        raise InputError(
+            f"--root {root} cannot be written: {error.strerror}; name a folder that you may write"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another run is working in --root {root}; wait for it, or name another root") from None
+        yield
+
+
+class _Screen(logging.Handler):
+    """Turns TFX's log into one line per node, and keeps the whole log in a file."""
+
+    def __init__(self, log_path: str) -> None:
+        super().__init__(logging.INFO)
+        self.log = open(log_path, "w", encoding="utf-8")  # noqa: SIM115  (closed by _screen)
+        self.node = "the pipeline"
+        self._total = self._count = 0
+        self._started_s = 0.0
+        self._is_cached = False
+
+    def expect(self, nodes: int) -> None:
+        self._total = nodes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        self.log.write(f"{record.levelname} {message}\n")
+        if record.msg == "Component %s is running.":
+            self.node, self._started_s, self._is_cached = str(record.args[0]), time.monotonic(), False  # type: ignore[index]
+            self._count += 1
+            print(f"[{self._count}/{self._total}] {self.node}", file=sys.stderr, flush=True)
+        elif message.startswith("A cached execution"):
+            self._is_cached = True
+        elif record.msg == "Component %s is finished.":
+            did = "unchanged" if self._is_cached else f"done in {time.monotonic() - self._started_s:.1f} s"
+            print(f"[{self._count}/{self._total}] {self.node}: {did}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _screen(root: str) -> Iterator[_Screen]:
+    """Sends TFX's (absl's) and Beam's log to the root's log file for as long as the run lasts."""
+    screen = _Screen(os.path.join(root, "logs", time.strftime("run-%Y%m%d-%H%M%S.log")))
+    loggers = [logging.getLogger(name) for name in ("absl", "apache_beam", "tensorflow", "root")]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers[:] = [screen]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        yield screen
+    finally:
+        for logger, handlers, level, propagate in before:
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        screen.log.close()
+
+
+def _read_results(metadata_path: str) -> dict[str, NodeResult]:
+    """The newest run's nodes and outputs, from MLMD."""
+    connection = metadata_store_pb2.ConnectionConfig()
+    connection.sqlite.filename_uri = metadata_path
+    store = MetadataStore(connection)
+    newest = max(store.get_contexts_by_type("pipeline_run"), key=lambda context: context.id)
+    executions = store.get_executions_by_context(newest.id)
+    events = store.get_events_by_execution_ids([execution.id for execution in executions])
+    outputs = [event for event in events if event.type == metadata_store_pb2.Event.OUTPUT]
+    artifacts = {a.id: a for a in store.get_artifacts_by_id([event.artifact_id for event in outputs])}
+    results = {}
+    for execution in executions:
+        node = next(c.name for c in store.get_contexts_by_execution(execution.id) if c.type == "node").split(".", 1)[1]
+        results[node] = NodeResult(
+            execution.last_known_state == metadata_store_pb2.Execution.CACHED,
+            {
+                event.path.steps[0].key: artifacts[event.artifact_id]
+                for event in outputs
+                if event.execution_id == execution.id
+            },
+        )
+    return results

@@ -1,0 +1,133 @@
+"""The pipeline: which node feeds which. One definition for every runner."""
+
+from __future__ import annotations
+
+import os
+
+from tfx.components.example_validator.component import ExampleValidator
+from tfx.components.schema_gen.component import SchemaGen
+from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.components.statistics_gen.component import StatisticsGen
+from tfx.components.trainer.component import Trainer
+from tfx.components.transform.component import Transform
+from tfx.orchestration import metadata
+from tfx.orchestration.pipeline import Pipeline
+from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
+
+from components.anomaly_gate import AnomalyGate
+from components.atomic_pusher import AtomicPusher
+from components.ranking_evaluator import RankingEvaluator
+from components.serving_probe import ServingProbe
+from components.session_example_gen import SessionExampleGen
+from fp_tfrs import schema
+from fp_tfrs.config import EvaluationConfig, RunConfig, ValidationConfig, dump, fingerprint
+from fp_tfrs.fingerprint import code_fingerprint
+
+METADATA_FILE = "metadata.sqlite"
+
+
+def create_pipeline(run: RunConfig, root: str, log_fingerprint: str) -> Pipeline:
+    """All nodes of a run.
+
+    A node is re-run when its inputs, its section of the config or the code behind it changes, and only then: each gets
+    its section alone, and a fingerprint of its modules.
+
+    Args:
+        run: the whole configuration.
+        root: folder of everything that the run writes.
+        log_fingerprint: changes when the event log's files change.
+    """
+    data = dump(run.data)
+    example_gen = SessionExampleGen(
+        data=data,
+        seed=run.seed,
+        fingerprint=fingerprint(log_fingerprint, data, code_fingerprint("components.session_example_gen")),
+        work_dir=os.path.join(root, "work"),
+    )
+    examples = example_gen.outputs["examples"]
+    statistics_gen = StatisticsGen(examples=examples)
+    statistics = statistics_gen.outputs["statistics"]
+    schema_gen = (
+        ImportSchemaGen(schema_file=run.validation.schema_file)
+        if run.validation.schema_file
+        else SchemaGen(statistics=statistics, infer_feature_shape=False, exclude_splits=[schema.VALID, schema.TEST])
+    )
+    example_validator = ExampleValidator(statistics=statistics, schema=schema_gen.outputs["schema"])
+    anomaly_gate = AnomalyGate(
+        examples=examples,
+        anomalies=example_validator.outputs["anomalies"],
+        schema=schema_gen.outputs["schema"],
+        limits=dump(run.validation),
+        fingerprint=code_fingerprint("components.anomaly_gate"),
+    )
+    accepted_schema = anomaly_gate.outputs["accepted_schema"]
+    transform = Transform(
+        examples=examples,
+        schema=accepted_schema,
+        preprocessing_fn="pipeline.user_fns.preprocessing_fn",
+        splits_config=transform_pb2.SplitsConfig(analyze=[schema.TRAIN], transform=list(schema.SPLITS)),
+        disable_statistics=True,
+        disable_analyzer_cache=True,
+        custom_config={
+            "min_item_support": run.data.min_item_support,
+            "fingerprint": code_fingerprint("fp_tfrs.transform"),
+        },
+    )
+    trainer = Trainer(
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        schema=accepted_schema,
+        run_fn="pipeline.user_fns.run_fn",
+        train_args=trainer_pb2.TrainArgs(splits=[schema.TRAIN]),
+        eval_args=trainer_pb2.EvalArgs(splits=[schema.VALID]),
+        custom_config={
+            "config": dump(_training_part(run)),
+            "state_root": os.path.join(root, "state"),
+            "fingerprint": code_fingerprint("pipeline.user_fns"),
+        },
+    )
+    model = trainer.outputs["model"]
+    serving_root = os.path.join(root, "serving")
+    evaluator = RankingEvaluator(
+        examples=examples,
+        model=model,
+        settings=dump(run.evaluation),
+        data=data,
+        seed=run.seed,
+        serving_dir=os.path.join(serving_root, run.name),
+        fingerprint=code_fingerprint("components.ranking_evaluator"),
+    )
+    probe = ServingProbe(model=model, fingerprint=code_fingerprint("components.serving_probe"))
+    pusher = AtomicPusher(
+        model=model,
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=probe.outputs["blessing"],
+        push_destination=pusher_pb2.PushDestination(
+            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=os.path.join(serving_root, run.name))
+        ),
+        custom_config={"fingerprint": code_fingerprint("components.atomic_pusher")},
+    ).with_id("Pusher")
+    return Pipeline(
+        pipeline_name=run.name,
+        pipeline_root=os.path.join(root, "artifacts"),
+        components=[
+            example_gen,
+            statistics_gen,
+            schema_gen,
+            example_validator,
+            anomaly_gate,
+            transform,
+            trainer,
+            evaluator,
+            probe,
+            pusher,
+        ],
+        enable_cache=True,
+        metadata_connection_config=metadata.sqlite_metadata_connection_config(os.path.join(root, METADATA_FILE)),
+        beam_pipeline_args=["--runner=DirectRunner", "--direct_running_mode=in_memory"],
+    )
+
+
+def _training_part(run: RunConfig) -> RunConfig:
+    """The configuration as the Trainer sees it: without the sections that only later or earlier nodes use."""
+    return run.model_copy(update={"evaluation": EvaluationConfig(), "validation": ValidationConfig()})

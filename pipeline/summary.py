@@ -1,0 +1,45 @@
+"""What a run says at its end: the table, the verdict, where the model is, and what to try next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from fp_tfrs import evaluation, judging
+from fp_tfrs.config import RunConfig
+from fp_tfrs.saved_model import read_catalogue
+from pipeline.local_runner import NodeResult
+
+
+def summarise(run: RunConfig, config_path: str, results: dict[str, NodeResult], took_s: float) -> list[str]:
+    """The closing lines of `fp-tfrs run`.
+
+    Args:
+        run: the configuration.
+        config_path: where it was read from.
+        results: node id → what it left, of `local_runner.run_pipeline`.
+        took_s: seconds of the whole run.
+    """
+    report = judging.read_report(
+        os.path.join(results["RankingEvaluator"].outputs["evaluation_result"].uri, judging.REPORT_FILE)
+    )
+    cached = sum(result.is_cached for result in results.values())
+    lines = ["", evaluation.format_table(report), ""]
+    blessing = results["RankingEvaluator"].outputs["blessing"]
+    pushed = results["Pusher"].outputs["pushed_model"]
+    is_blessed = blessing.custom_properties["blessed"].int_value == 1
+    lines.append("blessed:" if is_blessed else "not blessed, and so not pushed:")
+    with open(os.path.join(blessing.uri, "BLESSED" if is_blessed else "NOT_BLESSED"), encoding="utf-8") as file:
+        lines += [f"  {line.rstrip()}" for line in file]
+    if cached == len(results):
+        lines.append(f"nothing has changed: all {cached} nodes were answered from the last run ({took_s:.0f} s)")
+    else:
+        lines.append(f"{len(results) - cached} of {len(results)} nodes ran, {cached} were unchanged ({took_s:.0f} s)")
+    if is_blessed:
+        version_dir = pushed.custom_properties["pushed_destination"].string_value
+        example = ",".join(read_catalogue(version_dir)[:3])
+        lines.append(f"pushed: {version_dir}")
+        lines.append(
+            f"try: fp-tfrs recommend --model {shlex.quote(os.path.relpath(version_dir))} --items {shlex.quote(example)}"
+        )
+    return lines

@@ -1,0 +1,57 @@
+"""The functions that TFX's Transform and Trainer call, by dotted name."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_transform as tft
+from tfx.components.trainer.fn_args_utils import FnArgs
+
+from fp_tfrs import config, dataset, expectations, schema, serving, training, transform
+from fp_tfrs.vocabulary import read_vocabulary
+
+
+def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
+    """Transform: raw examples → item indices."""
+    return transform.preprocess_features(inputs, custom_config["min_item_support"])
+
+
+def run_fn(arguments: FnArgs) -> None:
+    """Trainer: transformed examples → trained and exported model.
+
+    The training state lies under a path of its own, named after everything that the training depends on: a run that was
+    killed finds it again, whatever new artifact folder its next attempt is given.
+    """
+    settings = arguments.custom_config
+    run = config.parse(config.RunConfig, settings["config"])
+    train_files, valid_files = _expand(arguments.train_files), _expand(arguments.eval_files)
+    vocabulary_path = tft.TFTransformOutput(arguments.transform_graph_path).vocabulary_file_by_name(
+        schema.ITEM_VOCABULARY
+    )
+    version = config.fingerprint(settings["config"], settings["fingerprint"], *train_files, *valid_files)
+    train_table, valid_table = dataset.read_sessions(train_files), dataset.read_sessions(valid_files)
+    vocabulary = read_vocabulary(vocabulary_path)
+    trained = training.train(
+        run,
+        train_table,
+        valid_table,
+        len(vocabulary),
+        state_dir=os.path.join(settings["state_root"], version),
+        log_dir=arguments.model_run_dir,
+        on_line=print,
+    )
+    serving.export(
+        arguments.serving_model_dir,
+        trained.model,
+        vocabulary_path,
+        train_table.count_kept_items(len(vocabulary)),
+        run,
+        f"{run.name}-{version}",
+        valid_table.raw_sessions(vocabulary, expectations.REAL_SESSIONS),
+    )
+
+
+def _expand(patterns: list[str]) -> list[str]:
+    return sorted(path for pattern in patterns for path in tf.io.gfile.glob(pattern))

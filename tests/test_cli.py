@@ -1,0 +1,141 @@
+"""The command line in this process: what it prints and the exit codes, where no pipeline has to run for it."""
+
+import json
+import os
+
+import pytest
+
+from pipeline import cli
+
+ROWS = ["session_id,item_id,timestamp,dwell_s"] + [
+    f"s{s},i{(s + e) % 9},{1_000_000 + 100 * s + e},{5 + 10 * (e % 2)}" for s in range(40) for e in range(4)
+]
+
+
+def write_config(folder, **changes):
+    values = {
+        "name": "tiny",
+        "data": {
+            "source": {"format": "csv", "files": [str(folder / "events.csv")]},
+            "columns": {"session_id": "session_id", "feedback": {"dwell_s": "float"}},
+            "false_positive_when": [{"column": "dwell_s", "op": "<", "value": 10}],
+            "min_item_support": 1,
+        },
+    }
+    for path, value in changes.items():
+        section = values
+        *parents, last = path.split("__")
+        for name in parents:
+            section = section[name]
+        section[last] = value
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(values))  # JSON is YAML
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "events.csv").write_text("\n".join(ROWS) + "\n")
+    return tmp_path
+
+
+def run_cli(capsys, *arguments):
+    code = cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data__colums": {}}, "unknown key 'data.colums'; the nearest valid key is 'columns'"),
+        ({"model": {"loss": {"marign": 2}}}, "unknown key 'model.loss.marign'; the nearest valid key is 'margin'"),
+        ({"data__max_bad_share": 2}, "data.max_bad_share = 2"),
+        ({"data__false_positive_when": []}, "add a rule, or choose method: vanilla"),
+        ({"data__columns": {"item_id": "item_id"}}, "neither session_id nor user_id is mapped"),
+        (
+            {"data__false_positive_when": [{"column": "dwel", "op": "<", "value": 1}]},
+            "uses column 'dwel', which columns.feedback does not list (it has: dwell_s)",
+        ),
+        ({"data__columns__item_id": "itemid"}, "itemid"),
+        ({"data__source__files": ["$NOWHERE_SET/x.csv"]}, "NOWHERE_SET"),
+        ({"data__source__files": ["/nonexistent/*.csv"]}, "/nonexistent/*.csv"),
+    ],
+)
+def test_bad_config_is_one_line_and_exit_code_2(folder, capsys, changes, said):
+    code, out, err = run_cli(
+        capsys, "run", "--quiet", "--config", write_config(folder, **changes), "--root", str(folder / "root")
+    )
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_missing_config_is_one_line(folder, capsys):
+    code, _, err = run_cli(capsys, "run", "--config", str(folder / "no.yaml"), "--root", str(folder / "root"))
+    assert code == 2
+    assert err == f"fp-tfrs: config {folder}/no.yaml: No such file or directory\n"
+
+
+def test_root_that_is_a_file_is_refused(folder, capsys):
+    code, _, err = run_cli(
+        capsys, "run", "--quiet", "--config", write_config(folder), "--root", str(folder / "events.csv")
+    )
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_config_explain_gives_every_field_with_meaning_and_source(capsys):
+    code, out, _ = run_cli(capsys, "config", "--explain")
+    assert code == 0
+    assert "model.loss.margin\n    float ≥ 0; default 1.0; source: unknown in the paper" in out
+    assert len(out.splitlines()) % 3 == 0
+
+
+def test_simulate_writes_a_log_that_is_equal_for_equal_seeds(tmp_path, capsys):
+    paths = [str(tmp_path / name) for name in ("a.csv", "b.csv", "c.csv")]
+    for path, seed in zip(paths, "112", strict=True):
+        code, out, _ = run_cli(
+            capsys, "simulate", "--out", path, "--sessions", "50", "--items", "100", "--seed", seed, "--quiet"
+        )
+        assert code == 0
+        assert "50 sessions over 100 items" in out
+    first, second, other = (open(path).read() for path in paths)
+    assert first == second != other
+
+
+def test_simulate_refuses_what_it_cannot_draw(tmp_path, capsys):
+    code, _, err = run_cli(capsys, "simulate", "--out", str(tmp_path / "x.csv"), "--items", "3")
+    assert code == 2
+    assert "--items 3" in err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--items", "a,b", "--fp", "1"], "give a 0 or 1 for each of the 2 items"),
+        (["--items", "a,b", "--fp", "1,x"], "give a 0 or 1"),
+        (["--items", "a", "-k", "0"], "ask for 1 item at least"),
+        (["--items", "a"], "neither an exported model nor a folder of versions"),
+    ],
+)
+def test_recommend_refuses_bad_requests(tmp_path, capsys, arguments, said):
+    code, _, err = run_cli(capsys, "recommend", "--model", str(tmp_path), *arguments)
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_no_command_says_where_help_is(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_root_that_cannot_be_written_is_refused(folder, capsys):
+    code, _, err = run_cli(capsys, "run", "--quiet", "--config", write_config(folder), "--root", "/proc/fp-tfrs")
+    assert code == 2
+    assert "--root /proc/fp-tfrs cannot be written" in err

@@ -1,0 +1,80 @@
+"""The gate between the data's checks and training: what stops a run, and what it says."""
+
+import pytest
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+
+from fp_tfrs import schema
+from fp_tfrs.config import ValidationConfig
+from fp_tfrs.data_gate import list_objections
+from fp_tfrs.manifest import Manifest, SplitCounts
+
+ENUM = anomalies_pb2.AnomalyInfo
+
+
+def make_manifest(valid_fps=30, unseen=5):
+    def split(false_positives, unseen_targets):
+        return SplitCounts(
+            sessions=10,
+            events=100,
+            false_positives=false_positives,
+            first_start_s=0,
+            last_start_s=1,
+            targets=50,
+            unseen_targets=unseen_targets,
+        )
+
+    return Manifest(
+        fingerprint="",
+        rows=300,
+        bad_rows={},
+        impressions=0,
+        clicks=300,
+        duplicate_events=0,
+        short_sessions=0,
+        short_events=0,
+        cut_events=0,
+        catalogue_items=9,
+        feedback_ranges={},
+        splits={schema.TRAIN: split(30, 0), schema.VALID: split(valid_fps, unseen), schema.TEST: split(30, 0)},
+        shards=(),
+    )
+
+
+def make_anomalies(feature, kind, description):
+    anomalies = anomalies_pb2.Anomalies()
+    reason = anomalies.anomaly_info[feature].reason.add()
+    reason.type, reason.description = kind, description
+    return {schema.TEST: anomalies}
+
+
+def test_clean_data_passes():
+    assert list_objections({schema.TRAIN: anomalies_pb2.Anomalies()}, make_manifest(), ValidationConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("feature", "kind", "objections"),
+    [
+        ("item_id", ENUM.ENUM_TYPE_UNEXPECTED_STRING_VALUES, 0),  # new items are no fault of the data
+        ("item_id", ENUM.UNEXPECTED_DATA_TYPE, 1),
+        ("country", ENUM.ENUM_TYPE_UNEXPECTED_STRING_VALUES, 1),
+        ("country", ENUM.SCHEMA_NEW_COLUMN, 1),
+    ],
+)
+def test_anomaly_stops_unless_it_is_a_new_id(feature, kind, objections):
+    found = list_objections(make_anomalies(feature, kind, "what TFDV says"), make_manifest(), ValidationConfig())
+    assert len(found) == objections
+    assert all(text == f"test: feature {feature!r}: what TFDV says" for text in found)
+
+
+def test_changed_share_of_false_positives_is_named_with_value_and_limit():
+    (objection,) = list_objections({}, make_manifest(valid_fps=60), ValidationConfig(max_fp_share_change=0.1))
+    assert "valid" in objection
+    assert "0.600" in objection
+    assert "max_fp_share_change = 0.1" in objection
+    assert list_objections({}, make_manifest(valid_fps=60), ValidationConfig(max_fp_share_change=0.31)) == []
+
+
+def test_unseen_targets_above_the_limit_are_named():
+    (objection,) = list_objections({}, make_manifest(unseen=40), ValidationConfig())
+    assert "80.0% of the targets" in objection
+    assert "max_unseen_target_share = 0.5" in objection
