@@ -11,8 +11,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils, path_utils
 
-from fp_tfrs import probe
 from fp_tfrs.errors import RunError
+from fp_tfrs.probe import probe
 
 
 @component
@@ -21,7 +21,7 @@ def ServingProbe(
     blessing: OutputArtifact[standard_artifacts.InfraBlessing],
     fingerprint: Parameter[str],  # of the code: it is part of the cache key
 ) -> None:
-    result = probe.probe(path_utils.serving_model_path(model.uri))
+    result = probe(path_utils.serving_model_path(model.uri))
     if not result.is_ok:
         raise RunError("the exported model does not answer as it was trained: " + result.message)
     # The names are those of TFX's InfraValidator, so that stock pushers accept the blessing.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from tfx.components.example_gen import utils as example_gen_utils
 from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
@@ -15,7 +15,8 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 from tfx.types.channel import Channel
 
-from fp_tfrs import config, manifest, preprocess, schema, simulate
+from fp_tfrs import config, manifest, schema, simulate
+from fp_tfrs.preprocess import FUTURE_TOLERANCE_S, preprocess
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -34,12 +35,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             config.parse(config.DataConfig, exec_properties["data"]), os.path.join(work_dir, "simulated")
         )
         fingerprint = exec_properties["fingerprint"]
-        result = preprocess.preprocess(
+        result = preprocess(
             data,
             exec_properties["seed"],
             examples.uri,
             os.path.join(work_dir, "dead_letters", f"{fingerprint}.jsonl"),
-            time.time() + preprocess.FUTURE_TOLERANCE_S,
+            time.time() + FUTURE_TOLERANCE_S,
             self._make_beam_pipeline,
             fingerprint,
         )
@@ -50,14 +51,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 class SessionExampleGenSpec(component_spec.ComponentSpec):
     """Contract of the node."""
 
-    PARAMETERS = {
+    PARAMETERS: ClassVar = {
         "data": component_spec.ExecutionParameter(type=str),  # config.DataConfig as JSON
         "seed": component_spec.ExecutionParameter(type=int),
         "fingerprint": component_spec.ExecutionParameter(type=str),  # of the log's files, the config and the code
         "work_dir": component_spec.ExecutionParameter(type=str),  # dead letters and simulated logs go here
     }
-    INPUTS: dict[str, Any] = {}
-    OUTPUTS = {"examples": component_spec.ChannelParameter(type=standard_artifacts.Examples)}
+    INPUTS: ClassVar = {}
+    OUTPUTS: ClassVar = {"examples": component_spec.ChannelParameter(type=standard_artifacts.Examples)}
 
 
 class SessionExampleGen(base_beam_component.BaseBeamComponent):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import pydantic
@@ -158,7 +159,7 @@ class DataConfig(Section):
         return self
 
 
-def _check_rule_column(where: str, rule: RuleConfig, column: str, feedback: dict[str, str]) -> None:
+def _check_rule_column(where: str, rule: RuleConfig, column: str, feedback: Mapping[str, str]) -> None:
     kind = feedback.get(column)
     if kind is None:
         known = ", ".join(sorted(feedback)) or "none"

@@ -26,6 +26,7 @@ from fp_tfrs.progress import Progress
 from fp_tfrs.sources import check_source, count_rows, mapped_columns, read_rows
 
 WORK_FOLDER = ".unfinished"
+FUTURE_TOLERANCE_S = 86_400.0  # a clock in another time zone is forgiven; events later than that are bad rows
 _SAMPLE_ROWS = 1_000
 
 

@@ -24,6 +24,12 @@ def set_quiet(is_quiet: bool) -> None:
     _is_quiet = is_quiet
 
 
+def say(text: str) -> None:
+    """A line about what is going on, on stderr; nothing when quiet."""
+    if not _is_quiet:
+        tqdm.write(text, file=sys.stderr)
+
+
 class Progress:
     """Counts work that is done, as a context manager.
 

@@ -96,7 +96,7 @@ def _run(parsed: argparse.Namespace) -> None:
 
     run = config_file.load(parsed.config)
     started_s = time.monotonic()
-    print(f"fp-tfrs {fp_tfrs.__version__}: {run.name}, {run.model.method}, from {parsed.config}", file=sys.stderr)
+    progress.say(f"fp-tfrs {fp_tfrs.__version__}: {run.name}, {run.model.method}, from {parsed.config}")
     from pipeline import local_runner, summary
 
     results = local_runner.run_pipeline(run, parsed.root)

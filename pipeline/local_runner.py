@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from fp_tfrs import sources
 from fp_tfrs.config import RunConfig, fingerprint
 from fp_tfrs.errors import InputError, RunError
+from fp_tfrs.progress import say
 from pipeline.pipeline import METADATA_FILE, create_pipeline
 
 
@@ -72,18 +72,17 @@ def _log_fingerprint(files: list[str]) -> str:
 @contextlib.contextmanager
 def _exclusive(root: str) -> Iterator[None]:
     """Holds the root's lock: two runs in one root would write over each other."""
-    try:
-        os.makedirs(os.path.join(root, "logs"), exist_ok=True)
-        lock = open(os.path.join(root, ".lock"), "w")
-    except OSError as error:
-        raise InputError(
-            f"--root {root} cannot be written: {error.strerror}; name a folder that you may write"
-        ) from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
+            os.makedirs(os.path.join(root, "logs"), exist_ok=True)
+            lock = stack.enter_context(open(os.path.join(root, ".lock"), "w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"another run is working in --root {root}; wait for it, or name another root") from None
+        except OSError as error:
+            raise InputError(
+                f"--root {root} cannot be written: {error.strerror}; name a folder that you may write"
+            ) from error
         yield
 
 
@@ -107,12 +106,12 @@ class _Screen(logging.Handler):
         if record.msg == "Component %s is running.":
             self.node, self._started_s, self._is_cached = str(record.args[0]), time.monotonic(), False  # type: ignore[index]
             self._count += 1
-            print(f"[{self._count}/{self._total}] {self.node}", file=sys.stderr, flush=True)
+            say(f"[{self._count}/{self._total}] {self.node}")
         elif message.startswith("A cached execution"):
             self._is_cached = True
         elif record.msg == "Component %s is finished.":
             did = "unchanged" if self._is_cached else f"done in {time.monotonic() - self._started_s:.1f} s"
-            print(f"[{self._count}/{self._total}] {self.node}: {did}", file=sys.stderr, flush=True)
+            say(f"[{self._count}/{self._total}] {self.node}: {did}")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from fp_tfrs import config, dataset, expectations, schema, serving, training, transform
+from fp_tfrs.progress import say
 from fp_tfrs.vocabulary import read_vocabulary
 
 
@@ -40,7 +41,7 @@ def run_fn(arguments: FnArgs) -> None:
         len(vocabulary),
         state_dir=os.path.join(settings["state_root"], version),
         log_dir=arguments.model_run_dir,
-        on_line=print,
+        on_line=say,
     )
     serving.export(
         arguments.serving_model_dir,

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_simulate_writes_a_log_that_is_equal_for_equal_seeds(tmp_path, capsys):
         )
         assert code == 0
         assert "50 sessions over 100 items" in out
-    first, second, other = (open(path).read() for path in paths)
+    first, second, other = (Path(path).read_text() for path in paths)
     assert first == second != other
 
 
