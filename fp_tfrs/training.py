@@ -1,0 +1,327 @@
+"""Transformed examples → a trained `SessionModel`: epochs of `fit`, a validation after each, early stopping, resuming.
+
+All that a killed run needs lies in its state directory: `run.json` (which run it is), `ckpt-*` (model, optimizer, dropout
+and progress after each of the last two epochs), `best-*.npz` (the best epoch's weights) and `history.json`. A checkpoint
+is the last thing that an epoch writes, so the next start goes on from the last finished epoch, with the same batches and
+dropout as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import glob
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from fp_tfrs import schema
+from fp_tfrs.config import RunConfig, dump
+from fp_tfrs.dataset import SessionTable, TrainingBatches, ranking_batches
+from fp_tfrs.errors import InputError, RunError
+from fp_tfrs.methods import METHODS
+from fp_tfrs.metrics import count_ranks, metric_matrix
+from fp_tfrs.model import SessionModel
+
+_RANK_CHUNK_SIZE = 4096  # items: at most 100 MiB of scores for 128 sessions of 50 targets
+_OFF_GATE_MEAN = 0.05
+_OFF_HINGE_SHARE = 0.01
+
+Record = dict[str, float | None]
+OnLine = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A model with the weights of its best epoch.
+
+    best_epoch counts from 1. history has a record for each epoch: epoch, the figures of `FalsePositiveTask`, val_mrr@20,
+    val_hr@20, val_fp_hr@20 (None without abandoned targets), targets_per_s and seconds.
+    """
+
+    model: SessionModel
+    best_epoch: int
+    history: list[Record]
+
+
+def train(
+    config: RunConfig,
+    train_table: SessionTable,
+    valid_table: SessionTable,
+    n_items: int,
+    state_dir: str,
+    log_dir: str,
+    on_line: OnLine,
+) -> TrainedModel:
+    """Trains until validation MRR@20 has not risen for `patience` epochs; takes up where a killed run has stopped.
+
+    Args:
+        config: the run; model, training and seed matter here.
+        train_table, valid_table: of `dataset.read_sessions`.
+        n_items: V, the items of the vocabulary.
+        state_dir: of this run alone; a finished run's is read and returned at once.
+        log_dir: for TensorBoard.
+        on_line: takes a line of text for the user after each epoch, and warnings.
+
+    Raises:
+        InputError: the data cannot be read, or has nothing to train on or to validate with.
+        RunError: the loss is not a number, or state_dir belongs to another run or is unreadable.
+    """
+    model = SessionModel(config.model, n_items, config.seed)
+    training = config.training
+    optimizer = tf.keras.optimizers.Adam(training.learning_rate, global_clipnorm=training.clip_norm)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer=optimizer)
+    state = _State(model, state_dir, f"{dump(config.model)} {dump(training)} {config.seed} {n_items}", on_line)
+    if not state.is_finished(training.max_epochs, training.patience):
+        _run_epochs(config, model, state, train_table, valid_table, n_items, log_dir, on_line)
+    state.load_best()
+    on_line(f"epoch {state.best_epoch} of {state.epoch} is the best: val mrr@20 {state.best_mrr:.4f}")
+    return TrainedModel(model, state.best_epoch, state.history)
+
+
+def _run_epochs(
+    config: RunConfig,
+    model: SessionModel,
+    state: _State,
+    train_table: SessionTable,
+    valid_table: SessionTable,
+    n_items: int,
+    log_dir: str,
+    on_line: OnLine,
+) -> None:
+    training, method = config.training, METHODS[config.model.method]
+    for table in (train_table, valid_table):
+        _check_vocabulary(table, n_items)
+    batches = TrainingBatches(train_table, method, config.model.loss, training, config.seed)
+    validate = _Validation(model, ranking_batches(valid_table, method, training.batch_size))
+    on_line(
+        f"training {method.name} on {batches.n_targets:,} targets in {batches.n_sessions:,} sessions, {n_items:,} items"
+    )
+    writer = tf.summary.create_file_writer(log_dir)
+    with writer.as_default():
+        while not state.is_finished(training.max_epochs, training.patience):
+            epoch = state.epoch
+            begin_s = time.monotonic()
+            guard = _StopAtNaN(batches, epoch, state.directory)
+            logs = model.fit(batches.epoch(epoch), epochs=1, verbose=0, callbacks=[guard]).history
+            targets_per_s = batches.n_targets / (time.monotonic() - begin_s)
+            figures = {metric.name: float(logs[metric.name][0]) for metric in model.metrics}
+            record: Record = {"epoch": epoch + 1, **figures, **validate()}
+            record |= {"targets_per_s": targets_per_s, "seconds": time.monotonic() - begin_s}
+            for name, value in record.items():
+                if value is not None and name != "epoch":
+                    tf.summary.scalar(name, value, step=epoch + 1)
+            writer.flush()
+            state.finish_epoch(record)
+            for line in describe_epoch(state.history, training.max_epochs):
+                on_line(line)
+    writer.close()
+
+
+def _check_vocabulary(table: SessionTable, n_items: int) -> None:
+    last = schema.FIRST_ITEM_INDEX + n_items - 1
+    if table.item_index.max(initial=0) > last:
+        raise InputError(
+            f"the examples hold item index {table.item_index.max()}, but the vocabulary of {n_items} items ends at {last}; "
+            "run the Transform step again"
+        )
+
+
+class _Validation:
+    """Ranks every validation target in the whole catalogue; compiled once."""
+
+    def __init__(self, model: SessionModel, batches: tf.data.Dataset):
+        self._model, self._batches = model, batches.cache()
+        item_spec = tf.TensorSpec([None, None], tf.float32)
+        self._rank = tf.function(self._rank_batch, input_signature=[batches.element_spec, item_spec])
+
+    def __call__(self) -> Record:
+        items = self._model.item_embeddings()
+        ranked = [self._rank(batch, items) for batch in self._batches]
+        rank, is_fp = (np.concatenate([pair[k].numpy() for pair in ranked]) for k in (0, 1))
+        kept, abandoned = metric_matrix(rank[~is_fp]), metric_matrix(rank[is_fp])
+        return {
+            "val_mrr@20": float(kept["mrr@20"].mean()),
+            "val_hr@20": float(kept["hr@20"].mean()),
+            "val_fp_hr@20": float(abandoned["hr@20"].mean()) if is_fp.any() else None,
+        }
+
+    def _rank_batch(self, batch: dict[str, tf.Tensor], items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        sessions = self._model.session_embeddings(batch[schema.ITEM_INDEX])
+        sessions = tf.gather(sessions, batch[schema.TARGET_POSITION], batch_dims=1)
+        is_target = batch[schema.TARGET_INDEX] != schema.PAD_INDEX
+        column = batch[schema.TARGET_INDEX][is_target] - schema.FIRST_ITEM_INDEX
+        return count_ranks(sessions[is_target], items, column, _RANK_CHUNK_SIZE), batch[schema.TARGET_IS_FP][is_target]
+
+
+class _StopAtNaN(tf.keras.callbacks.Callback):
+    """Ends the run at the first step whose loss is not finite, before anything of that epoch is saved."""
+
+    def __init__(self, batches: TrainingBatches, epoch: int, directory: str):
+        super().__init__()
+        self._batches, self._epoch, self._directory = batches, epoch, directory
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        loss = (logs or {})["loss"]
+        if np.isfinite(loss):
+            return
+        path = os.path.join(self._directory, "diverged_batch.txt")
+        session_ids = self._batches.session_ids(self._epoch, batch)
+        _write(path, "".join(f"{session_id}\n" for session_id in session_ids).encode())
+        raise RunError(
+            f"the loss is {loss} at epoch {self._epoch + 1}, step {batch + 1}, sessions {', '.join(session_ids[:3])}, … "
+            f"({len(session_ids)}, listed in {path}); lower training.learning_rate or training.clip_norm"
+        )
+
+
+class _State:
+    """A run's progress and its files."""
+
+    def __init__(self, model: SessionModel, directory: str, identity: str, on_line: OnLine):
+        self.directory = directory
+        self.history: list[Record] = []
+        self._model, self._on_line = model, on_line
+        self._progress = {
+            "epoch": tf.Variable(0, dtype=tf.int64),
+            "best_epoch": tf.Variable(0, dtype=tf.int64),
+            "best_mrr": tf.Variable(-1.0, dtype=tf.float64),
+        }
+        self._claim(identity)
+        self._manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(model=model, **self._progress), directory, max_to_keep=2
+        )
+        self._restore()
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return int(self._progress["epoch"])
+
+    @property
+    def best_epoch(self) -> int:
+        return int(self._progress["best_epoch"])
+
+    @property
+    def best_mrr(self) -> float:
+        return float(self._progress["best_mrr"])
+
+    def is_finished(self, max_epochs: int, patience: int) -> bool:
+        return self.epoch >= max_epochs or self.epoch - self.best_epoch >= patience
+
+    def finish_epoch(self, record: Record) -> None:
+        """Saves the model after an epoch; the checkpoint comes last."""
+        best_epoch_before, mrr = self.best_epoch, float(record["val_mrr@20"] or 0)
+        self._progress["epoch"].assign_add(1)
+        if mrr > self.best_mrr:
+            self._progress["best_epoch"].assign(self.epoch)
+            self._progress["best_mrr"].assign(mrr)
+            partial = self._best_path(self.epoch) + ".partial.npz"
+            np.savez(partial, *self._model.get_weights())
+            os.replace(partial, self._best_path(self.epoch))
+        self.history.append(record)
+        _write(self._history_path, json.dumps(self.history, indent=1).encode())
+        self._manager.save(checkpoint_number=self.epoch)
+        # The checkpoint before this one may still be needed, and with it the weights that were the best then.
+        kept = {self._best_path(epoch) for epoch in (best_epoch_before, self.best_epoch)}
+        for path in glob.glob(os.path.join(glob.escape(self.directory), "best-*.npz")):
+            if path not in kept:
+                os.remove(path)
+
+    def load_best(self) -> None:
+        """Puts the best epoch's weights into the model."""
+        try:
+            with np.load(self._best_path(self.best_epoch)) as arrays:
+                self._model.set_weights([arrays[name] for name in arrays.files])
+        except (OSError, ValueError, EOFError) as error:
+            raise RunError(f"the best weights in {self.directory} are unreadable; delete it and train again") from error
+
+    def _claim(self, identity: str) -> None:
+        """Notes whose directory this is, or checks it."""
+        os.makedirs(self.directory, exist_ok=True)
+        path = os.path.join(self.directory, "run.json")
+        if not os.path.exists(path):
+            _write(path, identity.encode())
+        with open(path, encoding="utf-8") as file:
+            if file.read() != identity:
+                raise RunError(f"{self.directory} holds a run with another configuration; delete it or use another")
+
+    def _restore(self) -> None:
+        """The newest checkpoint that can be read."""
+        newest_first = self._manager.checkpoints[::-1]
+        for path in newest_first:
+            try:
+                self._manager.checkpoint.restore(path).assert_existing_objects_matched()
+            except (tf.errors.OpError, ValueError, RuntimeError, LookupError, AssertionError):
+                self._on_line(f"warning: checkpoint {path} is unreadable; going back to the one before")
+                continue
+            with open(self._history_path, encoding="utf-8") as file:
+                self.history = json.load(file)[: self.epoch]
+            self._on_line(f"going on after epoch {self.epoch}, from {path}")
+            return
+        if newest_first:
+            raise RunError(f"no checkpoint in {self.directory} is readable; delete it to train from the start")
+
+    @property
+    def _history_path(self) -> str:
+        return os.path.join(self.directory, "history.json")
+
+    def _best_path(self, epoch: int) -> str:
+        return os.path.join(self.directory, f"best-{epoch}.npz")
+
+
+def describe_epoch(history: Sequence[Record], max_epochs: int) -> list[str]:
+    """The last epoch in words: its figures, the metric term's, and warnings that did not hold an epoch before."""
+    record = history[-1]
+    epoch, fp_hr = int(record["epoch"] or 0), record["val_fp_hr@20"]
+    left = datetime.timedelta(seconds=round((record["seconds"] or 0) * (max_epochs - epoch)))
+    losses = ", ".join(
+        f"{name.replace('_', ' ')} {record[name]:.4f}" for name in ("next_item_loss", "metric_loss") if name in record
+    )
+    figures = (
+        f"epoch {epoch}/{max_epochs}: {losses}, val mrr@20 {record['val_mrr@20']:.4f}, "
+        f"hr@20 {record['val_hr@20']:.4f}, fp_hr@20 {'none' if fp_hr is None else format(fp_hr, '.4f')}, "
+        f"{record['targets_per_s']:,.0f} targets/s, at most {left} left"
+    )
+    lines = [figures]
+    if "metric_loss" in record:
+        gate = ""
+        if "gate_mean" in record:
+            gate = (
+                f"gate mean weight {record['gate_mean']:.3f}, correlation with similarity "
+                f"{record['gate_similarity_correlation']:+.2f}; "
+            )
+        lines.append(
+            f"  {gate}hinge active at {record['hinge_active_share']:.1%} of the {record['fp_position_share']:.1%} of "
+            "targets with false positives"
+        )
+    before = _warnings(history[-2]) if len(history) > 1 else []
+    return lines + [f"warning: {warning}" for warning in _warnings(record) if warning not in before]
+
+
+def _warnings(record: Record) -> list[str]:
+    """What makes the metric term do nothing in this epoch."""
+    if "metric_loss" not in record:
+        return []
+    if not record["fp_position_share"]:
+        return ["no target has false positives, so the metric term does nothing; widen model.loss.fp_scope"]
+    found = []
+    if (record.get("gate_mean", 1) or 0) < _OFF_GATE_MEAN:
+        found.append("the gate has switched the metric term off; try model.loss.gate_gradient: stop, or gate: hard")
+    if (record["hinge_active_share"] or 0) < _OFF_HINGE_SHARE:
+        found.append("the hinge is almost never active; raise model.loss.margin, or use similarity: cosine")
+    return found
+
+
+def _write(path: str, content: bytes) -> None:
+    """Writes a file that is there whole or not at all."""
+    partial = f"{path}.partial"
+    with open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

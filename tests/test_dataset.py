@@ -1,0 +1,226 @@
+"""Batches against a plain-Python re-derivation of the methods' rules, event by event, on random sessions."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fp_tfrs import dataset, schema
+from fp_tfrs.config import LossConfig, TrainingConfig
+from fp_tfrs.errors import InputError
+from fp_tfrs.methods import METHODS
+
+TRAINING = TrainingConfig(batch_size=8, length_buckets=(2, 4))
+
+
+@dataclasses.dataclass
+class Clicks:
+    """A session as written: (item_index, is_false_positive) events."""
+
+    session_id: str
+    events: list[tuple[int, bool]]
+    user_id: str = ""
+    start_s: int = 0
+
+    @property
+    def known(self):
+        return [event for event in self.events if event[0] != schema.OOV_INDEX]
+
+
+def _example(session):
+    def ints(values):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    def text(value):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+
+    features = {
+        schema.SESSION_ID: text(session.session_id),
+        schema.USER_ID: text(session.user_id),
+        schema.ITEM_INDEX: ints([item for item, _ in session.events]),
+        schema.IS_FALSE_POSITIVE: ints([int(flag) for _, flag in session.events]),
+        schema.TIMESTAMP_S: ints([session.start_s + k for k in range(len(session.events))]),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def write(path, sessions):
+    with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+        for session in sessions:
+            writer.write(_example(session))
+    return str(path)
+
+
+def random_sessions(seed, count=60, items=9, users=5):
+    rng = np.random.default_rng(seed)
+    return [
+        Clicks(
+            f"s{k:03d}",
+            [(int(rng.integers(1, items)), bool(rng.random() < 0.45)) for _ in range(rng.integers(1, 11))],
+            f"u{rng.integers(users)}",
+            int(rng.integers(1000)),
+        )
+        for k in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    return random_sessions(3)
+
+
+@pytest.fixture(scope="module")
+def table(sessions, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    return dataset.read_sessions([write(folder / "b", sessions[20:]), write(folder / "a", sessions[:20])])
+
+
+def _training_rows(table, method, loss=None, seed=5, epoch=0):
+    """Every session of an epoch, from its batch, by session id; padding cut off."""
+    batches = dataset.TrainingBatches(table, METHODS[method], loss or LossConfig(), TRAINING, seed)
+    rows = {}
+    for step, batch in enumerate(batches.epoch(epoch).as_numpy_iterator()):
+        for k, session_id in enumerate(batches.session_ids(epoch, step)):
+            assert session_id not in rows
+            rows[session_id] = {name: values[k] for name, values in batch.items()}
+    return rows
+
+
+def _expected_inputs(session, method):
+    """[(input item, label or 0, the label's event)] by the definition of the methods."""
+    rows = []
+    inputs = [p for p, (_, flag) in enumerate(session.known) if method.inputs == "all" or not flag]
+    for here, after in itertools.pairwise(inputs):
+        item, flag = session.known[after]
+        rows.append((session.known[here][0], item if method.targets == "all" or not flag else 0, after))
+    return rows
+
+
+@pytest.mark.parametrize("name", ["vanilla", "vanilla_tp_target", "fp_simple"])
+def test_each_session_with_a_target_is_there_once_with_the_methods_inputs_and_labels(name, sessions, table):
+    rows, method = _training_rows(table, name), METHODS[name]
+    expected = {s.session_id: _expected_inputs(s, method) for s in sessions}
+    expected = {k: v for k, v in expected.items() if any(label for _, label, _ in v)}
+    assert rows.keys() == expected.keys()
+    for session_id, steps in expected.items():
+        got, padding = rows[session_id], len(rows[session_id][schema.LABEL]) - len(steps)
+        assert got[schema.ITEM_INDEX].tolist() == [item for item, _, _ in steps] + [0] * padding
+        assert got[schema.LABEL].tolist() == [label for _, label, _ in steps] + [0] * padding
+        assert not got[schema.FP_PROBABILITY].any()
+    batches = dataset.TrainingBatches(table, method, LossConfig(), TRAINING, 5)
+    assert batches.n_sessions == len(expected)
+    assert batches.n_targets == sum(label != 0 for steps in expected.values() for _, label, _ in steps)
+
+
+def test_user_scope_draws_max_fp_items_anew_each_epoch_and_alike_for_a_seed(tmp_path):
+    abandoned = [(item, True) for item in range(10, 40)]
+    table = dataset.read_sessions(
+        [write(tmp_path / "a", [Clicks("s1", abandoned, "u"), Clicks("s2", [(2, False), (3, False)], "u")])]
+    )
+    loss = LossConfig(fp_scope="user", max_fp=6)
+    first, again, later = (
+        _training_rows(table, "fp_metric", loss, epoch=epoch)["s2"][schema.FP_INDEX].tolist() for epoch in (0, 0, 1)
+    )
+    assert first == again != later
+    assert len(set(first)) == 6 and set(first) <= {item for item, _ in abandoned}
+
+
+def test_sessions_without_a_user_do_not_share_false_positives(tmp_path):
+    table = dataset.read_sessions(
+        [write(tmp_path / "a", [Clicks("s1", [(9, True)]), Clicks("s2", [(2, False), (3, False), (8, True)])])]
+    )
+    row = _training_rows(table, "fp_metric", LossConfig(fp_scope="user"))["s2"]
+    assert row[schema.FP_INDEX].tolist() == [8] and row[schema.FP_PROBABILITY].tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_ranking_targets_are_the_same_for_all_methods_and_each_follows_its_inputs(name, sessions, table):
+    method, expected = METHODS[name], []
+    for session in sorted(sessions, key=lambda s: (len(s.known), s.session_id)):
+        targets = []
+        for p, (item, flag) in enumerate(session.known):
+            if any(not other for _, other in session.known[:p]):
+                before = [i for i, other in session.known[:p] if method.inputs == "all" or not other]
+                targets.append((item, flag, before))
+        if targets:
+            expected.append(targets)
+    got = []
+    for batch in dataset.ranking_batches(table, method, 7).as_numpy_iterator():
+        for inputs, targets, positions, flags in zip(*(batch[key] for key in _RANKING), strict=True):
+            n = np.count_nonzero(targets)
+            assert not targets[n:].any()
+            got.append(
+                [
+                    (i, f, inputs[: p + 1].tolist())
+                    for i, f, p in zip(targets[:n], flags[:n], positions[:n], strict=True)
+                ]
+            )
+    assert got == expected
+
+
+_RANKING = (schema.ITEM_INDEX, schema.TARGET_INDEX, schema.TARGET_POSITION, schema.TARGET_IS_FP)
+
+
+def test_an_epoch_is_the_same_after_a_restart_and_differs_from_the_next(table, sessions, tmp_path):
+    def order(source, seed, epoch):
+        batches = dataset.TrainingBatches(source, METHODS["vanilla"], LossConfig(), TRAINING, seed)
+        return [batch[schema.ITEM_INDEX].tolist() for batch in batches.epoch(epoch).as_numpy_iterator()]
+
+    shuffled = [sessions[k] for k in np.random.default_rng(0).permutation(len(sessions))]
+    other_files = dataset.read_sessions([write(tmp_path / "all", shuffled)])
+    assert order(table, 5, 3) == order(other_files, 5, 3)
+    assert order(table, 5, 3) != order(table, 5, 4)
+    assert order(table, 5, 3) != order(table, 6, 3)
+
+
+def test_batches_hold_sessions_of_one_length_bucket_and_never_more_than_batch_size(table):
+    batches = dataset.TrainingBatches(table, METHODS["vanilla"], LossConfig(), TRAINING, 5)
+    sizes = []
+    for batch in batches.epoch(0).as_numpy_iterator():
+        lengths = np.count_nonzero(batch[schema.ITEM_INDEX], axis=1)
+        assert len({int(np.searchsorted(TRAINING.length_buckets, n)) for n in lengths}) == 1
+        assert batch[schema.ITEM_INDEX].shape[1] == lengths.max()
+        sizes.append(len(lengths))
+    assert max(sizes) == TRAINING.batch_size and sum(sizes) == batches.n_sessions
+
+
+@pytest.mark.parametrize("scope", ["session", "user"])
+def test_epochs_have_one_signature_so_that_nothing_is_compiled_twice(scope, table):
+    batches = dataset.TrainingBatches(table, METHODS["fp_metric"], LossConfig(fp_scope=scope), TRAINING, 5)
+    assert batches.epoch(0).element_spec == batches.epoch(1).element_spec
+    assert batches.epoch(0).element_spec[schema.ITEM_INDEX].shape.as_list() == [None, None]
+
+
+def test_a_table_gives_back_its_sessions_with_item_ids_and_counts_what_was_kept(sessions, table):
+    vocabulary = [f"item {k}" for k in range(9)]
+    expected = [
+        (s.session_id, tuple(vocabulary[item - 2] for item, _ in s.known), tuple(flag for _, flag in s.known))
+        for s in sessions[:30]
+    ]
+    assert [(s.session_id, s.item_id, s.is_false_positive) for s in table.raw_sessions(vocabulary, 30)] == expected
+    kept = [item for s in sessions for item, flag in s.known if not flag]
+    assert table.count_kept_items(9).tolist() == [kept.count(k + 2) for k in range(9)]
+
+
+def test_a_batch_without_any_false_positive_keeps_one_empty_column(tmp_path):
+    table = dataset.read_sessions([write(tmp_path / "a", [Clicks("s", [(2, False), (3, False)])])])
+    for scope in ("session", "session_prefix", "user"):
+        row = _training_rows(table, "fp_metric", LossConfig(fp_scope=scope))["s"]
+        assert row[schema.FP_INDEX].tolist() == [0] and row[schema.FP_PROBABILITY].tolist() == [[0.0]]
+
+
+def test_unusable_files_are_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match="no files"):
+        dataset.read_sessions([])
+    (tmp_path / "broken").write_bytes(b"\x1f\x8b no gzip at all")
+    with pytest.raises(InputError, match="cannot be read"):
+        dataset.read_sessions([str(tmp_path / "broken")])
+    with pytest.raises(InputError, match="no sessions"):
+        dataset.read_sessions([write(tmp_path / "empty", [])])
+    table = dataset.read_sessions([write(tmp_path / "short", [Clicks("s", [(2, False), (schema.OOV_INDEX, False)])])])
+    with pytest.raises(InputError, match="anything to predict"):
+        dataset.TrainingBatches(table, METHODS["vanilla"], LossConfig(), TRAINING, 5)
+    with pytest.raises(InputError, match="nothing to rank"):
+        dataset.ranking_batches(table, METHODS["vanilla"], 8)

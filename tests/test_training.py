@@ -1,0 +1,237 @@
+"""A training run as a user meets it: figures, resuming after a kill, damaged checkpoints, divergence, warnings."""
+
+import dataclasses
+import glob
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from test_dataset import Clicks, write
+
+from fp_tfrs import config, schema, training
+from fp_tfrs.dataset import SessionTable, ranking_batches, read_sessions
+from fp_tfrs.errors import InputError, RunError
+from fp_tfrs.methods import METHODS
+
+N_ITEMS = 24
+
+
+def _sessions(prefix, count, seed):
+    """Walks around a circle of items; a third of the clicks are abandoned."""
+    rng = np.random.default_rng(seed)
+
+    def walk(start, n):
+        return [((start + k) % N_ITEMS + schema.FIRST_ITEM_INDEX, bool(rng.random() < 0.3)) for k in range(n)]
+
+    return [Clicks(f"{prefix}{k:04d}", walk(int(rng.integers(N_ITEMS)), int(rng.integers(2, 8)))) for k in range(count)]
+
+
+def _config(**training_values):
+    values = {"batch_size": 32, "max_epochs": 3, "patience": 2, "learning_rate": 0.02, "length_buckets": (3,)}
+    return config.RunConfig(
+        name="walk",
+        data=config.DataConfig(
+            source=config.SourceConfig(format="csv", files=("x.csv",)),
+            columns=config.ColumnsConfig(session_id="s", feedback={"skip": "bool"}),
+            false_positive_when=(config.RuleConfig(column="skip", op="==", value=True),),
+        ),
+        model=config.ModelConfig(tower=config.NarmConfig(embedding_dim=8, hidden_dim=8)),
+        training=config.TrainingConfig(**(values | training_values)),
+    )
+
+
+@dataclasses.dataclass
+class Run:
+    """The arguments of `train`, and the lines it printed."""
+
+    train_table: SessionTable
+    valid_table: SessionTable
+    folder: str
+    lines: list[str] = dataclasses.field(default_factory=list)
+
+    def train(self, run_config, on_line=None):
+        state_dir, log_dir = (os.path.join(self.folder, name) for name in ("state", "logs"))
+        return training.train(
+            run_config,
+            self.train_table,
+            self.valid_table,
+            N_ITEMS,
+            state_dir,
+            log_dir,
+            on_line or self.lines.append,
+        )
+
+    def copy(self, folder):
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return dataclasses.replace(self, folder=str(folder), lines=[])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    sessions = {"train": _sessions("t", 200, 1), "valid": _sessions("v", 40, 2)}
+    return [read_sessions([write(folder / split, sessions[split])]) for split in sessions]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """An uninterrupted run and its result."""
+    run = Run(*data, str(tmp_path_factory.mktemp("whole")))
+    return run, run.train(_config())
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def killed(data, tmp_path_factory):
+    """A run that ended in the middle of its third epoch."""
+    run = Run(*data, str(tmp_path_factory.mktemp("killed")))
+
+    def die(self, batch, logs=None):
+        if self._epoch == 2 and batch == 3:
+            raise _Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(training._StopAtNaN, "on_train_batch_end", die)
+        run.train(_config())
+    return run
+
+
+def _assert_same_outcome(result, expected):
+    assert result.best_epoch == expected.best_epoch
+    for got, want in zip(result.history, expected.history, strict=True):
+        for name in want.keys() - {"seconds", "targets_per_s"}:
+            assert got[name] == pytest.approx(want[name], abs=1e-6), name
+    for got, want in zip(result.model.get_weights(), expected.model.get_weights(), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_a_run_learns_and_its_figures_are_those_of_a_plain_count_of_ranks(whole):
+    run, result = whole
+    best = result.history[result.best_epoch - 1]
+    assert best["val_mrr@20"] == max(record["val_mrr@20"] for record in result.history) > 0.35  # chance: 0.16
+    assert result.history[-1]["next_item_loss"] < result.history[0]["next_item_loss"] < np.log(N_ITEMS) * 1.2
+
+    method, ranks = METHODS["fp_adametric"], {True: [], False: []}
+    for batch in ranking_batches(run.valid_table, method, 1).as_numpy_iterator():
+        scores = (
+            result.model.session_embeddings(batch["item_index"]).numpy()[0] @ result.model.item_embeddings().numpy().T
+        )
+        for target, position, is_fp in zip(*(batch[f"target_{name}"][0] for name in ("index", "position", "is_fp"))):
+            ranks[is_fp].append(np.sum(scores[position] >= scores[position, target - schema.FIRST_ITEM_INDEX]))
+    kept, abandoned = np.array(ranks[False]), np.array(ranks[True])
+    assert best["val_mrr@20"] == pytest.approx(np.mean((kept <= 20) / kept), abs=1e-5)
+    assert best["val_hr@20"] == pytest.approx(np.mean(kept <= 20), abs=1e-5)
+    assert best["val_fp_hr@20"] == pytest.approx(np.mean(abandoned <= 20), abs=1e-5)
+
+
+def test_a_run_reports_each_epoch_and_compiles_its_step_once(whole):
+    run, result = whole
+    for epoch, line in enumerate((line for line in run.lines if line.startswith("epoch") and "left" in line), 1):
+        assert re.match(
+            rf"epoch {epoch}/3: next item loss \d+\.\d+, metric loss .* targets/s, at most 0:\d\d:\d\d left", line
+        )
+    assert sum("gate mean weight" in line for line in run.lines) == len(result.history) == 3
+    assert result.model.train_function.experimental_get_tracing_count() == 1
+    assert glob.glob(os.path.join(run.folder, "logs", "events.out.tfevents*"))
+
+
+def test_a_finished_run_is_returned_as_it_is_without_training(whole, monkeypatch):
+    run, expected = whole
+    monkeypatch.setattr(training, "_run_epochs", None)
+    _assert_same_outcome(run.train(_config()), expected)
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(killed, whole, tmp_path):
+    run = killed.copy(tmp_path)
+    _assert_same_outcome(run.train(_config()), whole[1])
+    assert "going on after epoch 2" in run.lines[0]
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(killed, whole, tmp_path, monkeypatch):
+    run = killed.copy(tmp_path)
+    newest = glob.glob(os.path.join(run.folder, "state", "ckpt-2.data*"))[0]
+    os.truncate(newest, os.path.getsize(newest) // 2)
+    monkeypatch.setattr(training, "_run_epochs", lambda *_: None)
+    result = run.train(_config())
+    assert "ckpt-2 is unreadable" in run.lines[0] and "going on after epoch 1" in run.lines[1]
+    assert result.best_epoch == len(result.history) == 1
+    assert result.history[0]["val_mrr@20"] == pytest.approx(whole[1].history[0]["val_mrr@20"], abs=1e-6)
+
+
+def test_no_readable_checkpoint_at_all_is_an_error_that_names_the_remedy(killed, tmp_path):
+    run = killed.copy(tmp_path)
+    for path in glob.glob(os.path.join(run.folder, "state", "ckpt-*.index")):
+        os.truncate(path, 3)
+    with pytest.raises(RunError, match="delete it"):
+        run.train(_config())
+
+
+def test_a_state_directory_of_another_configuration_is_refused(killed, tmp_path):
+    with pytest.raises(RunError, match="another configuration"):
+        killed.copy(tmp_path).train(_config(learning_rate=0.5))
+
+
+def test_a_run_stops_early_and_returns_the_best_epoch(data, tmp_path):
+    run = Run(*data, str(tmp_path))
+    values = iter([0.2, 0.4, 0.3, 0.4, 0.9])
+
+    class Validation:
+        def __init__(self, model, batches):
+            self._model = model
+
+        def __call__(self):
+            weights.append(self._model.get_weights())
+            return {"val_mrr@20": next(values), "val_hr@20": 0.5, "val_fp_hr@20": None}
+
+    weights = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_Validation", Validation)
+        run_config = _config(max_epochs=9)
+        simple = run_config.model.model_copy(update={"method": "fp_simple"})
+        result = run.train(run_config.model_copy(update={"model": simple}))
+    assert (result.best_epoch, len(result.history)) == (2, 4)
+    for got, want in zip(result.model.get_weights(), weights[1], strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert json.loads((tmp_path / "state" / "history.json").read_text()) == result.history
+
+
+def test_a_diverging_run_stops_at_the_step_names_its_sessions_and_saves_nothing(data, tmp_path):
+    run = Run(*data, str(tmp_path))
+    with pytest.raises(RunError, match=r"loss is (nan|inf) at epoch 1, step 2, sessions t\d{4}, .*learning_rate"):
+        run.train(_config(learning_rate=1e38))
+    assert len((tmp_path / "state" / "diverged_batch.txt").read_text().split()) == 32
+    assert not glob.glob(str(tmp_path / "state" / "ckpt-*"))
+
+
+def test_examples_of_another_vocabulary_are_refused(data, tmp_path):
+    with pytest.raises(InputError, match=r"index 25.* vocabulary of 10 items"):
+        training.train(_config(), *data, 10, str(tmp_path / "state"), str(tmp_path / "logs"), print)
+
+
+def _record(**figures):
+    plain = {"epoch": 3, "next_item_loss": 5, "val_mrr@20": 0.1, "val_hr@20": 0.2, "val_fp_hr@20": None}
+    term = {"metric_loss": 0.1, "fp_position_share": 0.5, "hinge_active_share": 0.4}
+    gate = {"gate_mean": 0.5, "gate_similarity_correlation": -0.1}
+    return plain | term | gate | {"targets_per_s": 1234.5, "seconds": 10.0} | figures
+
+
+@pytest.mark.parametrize(
+    ("figures", "warning"),
+    [
+        ({}, None),
+        ({"gate_mean": 0.049}, "the gate has switched the metric term off"),
+        ({"hinge_active_share": 0.009}, "the hinge is almost never active"),
+        ({"fp_position_share": 0.0, "hinge_active_share": 0.0}, "no target has false positives"),
+    ],
+)
+def test_a_metric_term_that_does_nothing_is_told_once(figures, warning):
+    first = training.describe_epoch([_record(**figures)], 10)
+    assert first[0].endswith("fp_hr@20 none, 1,234 targets/s, at most 0:01:10 left")
+    assert [line.startswith(f"warning: {warning}") for line in first[2:]] == ([True] if warning else [])
+    assert len(training.describe_epoch([_record(**figures)] * 2, 10)) == 2

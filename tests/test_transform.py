@@ -1,0 +1,109 @@
+"""Item ids become indices through real TFX Transform conventions: sparse and dense inputs, a saved transform layer."""
+
+import collections
+import functools
+import os
+
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+import tensorflow_transform.beam as tft_beam
+from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
+
+from fp_tfrs import schema
+from fp_tfrs.transform import preprocess_features
+
+VARIABLE = {
+    schema.SESSION_ID: tf.io.FixedLenFeature([1], tf.string),
+    schema.USER_ID: tf.io.FixedLenFeature([1], tf.string),
+    schema.ITEM_ID: tf.io.VarLenFeature(tf.string),
+    schema.TIMESTAMP_S: tf.io.VarLenFeature(tf.int64),
+    schema.IS_FALSE_POSITIVE: tf.io.VarLenFeature(tf.int64),
+    schema.UNCLICKED_ITEM_ID: tf.io.VarLenFeature(tf.string),
+}
+
+
+def _session(name, items, flags):
+    return {
+        schema.SESSION_ID: [name.encode()],
+        schema.USER_ID: [b""],
+        schema.ITEM_ID: [item.encode() for item in items],
+        schema.TIMESTAMP_S: list(range(len(items))),
+        schema.IS_FALSE_POSITIVE: flags,
+        schema.UNCLICKED_ITEM_ID: [],
+    }
+
+
+TRAIN = [
+    _session("s1", ["b", "a", "rare", "a"], [0, 1, 0, 1]),
+    _session("s2", ["ü 1", "c"], [0, 1]),
+    _session("s3", ["c", "a", "b", "ü 1", "c"], [1, 0, 0, 1, 1]),
+]
+
+
+def _fit(folder, sessions, spec, support):
+    """Analyses and transforms the sessions in memory; returns (transform output, transformed rows)."""
+    metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
+    with tft_beam.Context(temp_dir=os.path.join(folder, "temp")):
+        (data, _), transform = (sessions, metadata) | tft_beam.AnalyzeAndTransformDataset(
+            functools.partial(preprocess_features, min_item_support=support)
+        )
+        transform | tft_beam.WriteTransformFn(os.path.join(folder, "transform"))
+    return tft.TFTransformOutput(os.path.join(folder, "transform")), data
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    return _fit(str(tmp_path_factory.mktemp("fitted")), TRAIN, VARIABLE, 2)
+
+
+def _vocabulary(output):
+    return [item.decode() for item in output.vocabulary_by_name(schema.ITEM_VOCABULARY)]
+
+
+def test_the_catalogue_counts_every_click_and_orders_by_count_then_by_name(fitted):
+    counts = collections.Counter(item.decode() for session in TRAIN for item in session[schema.ITEM_ID])
+    expected = sorted((i for i in counts if counts[i] >= 2), key=lambda i: (counts[i], i.encode()), reverse=True)
+    assert _vocabulary(fitted[0]) == expected == ["c", "a", "ü 1", "b"]
+
+
+def test_indices_start_after_the_reserved_ones_and_all_other_features_pass_through(fitted):
+    output, rows = fitted
+    index = {item.encode(): schema.FIRST_ITEM_INDEX + k for k, item in enumerate(_vocabulary(output))}
+    for raw, row in zip(TRAIN, rows, strict=True):
+        assert list(row[schema.ITEM_INDEX]) == [index.get(i, schema.OOV_INDEX) for i in raw[schema.ITEM_ID]]
+        for name in (schema.SESSION_ID, schema.USER_ID, schema.TIMESTAMP_S, schema.IS_FALSE_POSITIVE):
+            assert list(row[name]) == raw[name]
+
+
+def test_the_saved_layer_maps_new_sessions_and_unknown_items(fitted):
+    layer = fitted[0].transform_features_layer()
+    raw = {
+        schema.SESSION_ID: tf.constant([["n1"], ["n2"]]),
+        schema.USER_ID: tf.constant([[""], [""]]),
+        schema.ITEM_ID: tf.sparse.from_dense([["c", "never seen"], ["rare", ""]]),
+        schema.TIMESTAMP_S: tf.sparse.from_dense([[7, 8], [9, 0]]),
+        schema.IS_FALSE_POSITIVE: tf.SparseTensor([[0, 0], [0, 1], [1, 0]], tf.constant([0, 1, 0], tf.int64), [2, 2]),
+        schema.UNCLICKED_ITEM_ID: tf.sparse.from_dense([[""], [""]]),
+    }
+    raw[schema.TIMESTAMP_S] = tf.cast(raw[schema.TIMESTAMP_S], tf.int64)
+    got = layer(raw)
+    assert tf.sparse.to_dense(got[schema.ITEM_INDEX]).numpy().tolist() == [[2, 1], [1, 0]]
+    assert got[schema.IS_FALSE_POSITIVE].values.numpy().tolist() == [0, 1, 0]
+
+
+def test_sessions_of_one_length_that_transform_declares_dense_get_the_same_indices(tmp_path):
+    sessions = [_session("s1", ["a", "b"], [0, 1]), _session("s2", ["x", "b"], [0, 0])]
+    fixed = {
+        name: tf.io.FixedLenFeature([2], spec.dtype) if name in (schema.ITEM_ID, schema.IS_FALSE_POSITIVE) else spec
+        for name, spec in VARIABLE.items()
+    }
+    output, rows = _fit(str(tmp_path), sessions, fixed, 1)
+    assert _vocabulary(output) == ["b", "x", "a"]
+    assert [list(row[schema.ITEM_INDEX]) for row in rows] == [[4, 2], [3, 2]]
+    assert [list(row[schema.IS_FALSE_POSITIVE]) for row in rows] == [[0, 1], [0, 0]]
+
+
+def test_the_vocabulary_does_not_depend_on_the_order_of_sessions(fitted, tmp_path):
+    output, _ = _fit(str(tmp_path), TRAIN[::-1], VARIABLE, 2)
+    assert _vocabulary(output) == _vocabulary(fitted[0])
