@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import absl.logging
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
@@ -124,9 +125,12 @@ def _screen(root: str) -> Iterator[_Screen]:
         logger.handlers[:] = [screen]
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.INFO)  # a level set on the logger alone is undone when flags are parsed
     try:
         yield screen
     finally:
+        absl.logging.set_verbosity(verbosity)
         for logger, handlers, level, propagate in before:
             logger.handlers[:], logger.propagate = handlers, propagate
             logger.setLevel(level)
