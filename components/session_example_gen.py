@@ -57,7 +57,7 @@ class SessionExampleGenSpec(component_spec.ComponentSpec):
         "fingerprint": component_spec.ExecutionParameter(type=str),  # of the log's files, the config and the code
         "work_dir": component_spec.ExecutionParameter(type=str),  # dead letters and simulated logs go here
     }
-    INPUTS: ClassVar = {}
+    INPUTS: ClassVar[dict] = {}
     OUTPUTS: ClassVar = {"examples": component_spec.ChannelParameter(type=standard_artifacts.Examples)}
 
 
