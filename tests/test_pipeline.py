@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -189,11 +188,11 @@ def test_second_run_does_nothing_then_a_changed_margin_trains_again(first):
 
 def test_killed_runs_go_on_with_the_same_command_and_end_as_if_nothing_had_happened(first, tmp_path):
     """kill -9 while sessions are written, then while the model is trained; the third start finishes."""
-    root = tmp_path / "root"
+    root, said = tmp_path / "root", tmp_path / "said.txt"
     arguments = command("run", "--config", write_config(tmp_path, CONFIG), "--root", root)
-    kill_when(arguments, lambda said: list(root.glob("artifacts/SessionExampleGen/examples/*/.unfinished")))
+    kill_when(arguments, lambda _: list(root.glob("artifacts/SessionExampleGen/examples/*/.unfinished")), said)
     assert not list(root.rglob("_MANIFEST.json"))
-    kill_when(arguments, lambda said: "epoch 3/6" in said)
+    kill_when(arguments, lambda said_so_far: "epoch 3/6" in said_so_far, said)
     assert versions(root) == []
     last = subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=600)
     assert last.returncode == 0, last.stderr
@@ -216,21 +215,19 @@ def same_history(one, other):
     )
 
 
-def kill_when(arguments, is_time, timeout_s=300):
+def kill_when(arguments, is_time, said_path, timeout_s=300):
     """Starts the command and kills it, hard, as soon as `is_time(what it said so far)`."""
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    os.set_blocking(process.stderr.fileno(), False)
-    said, deadline = "", time.monotonic() + timeout_s
-    try:
-        while not is_time(said):
-            assert process.poll() is None, f"the run ended before it could be killed: {said}"
-            assert time.monotonic() < deadline, f"not within {timeout_s} s: {said}"
-            said += process.stderr.read() or ""
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
+    with open(said_path, "w+") as said:
+        process = subprocess.Popen(arguments, stderr=said, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + timeout_s
+        try:
+            while not is_time(said_path.read_text()):
+                assert process.poll() is None, f"the run ended before it could be killed: {said_path.read_text()}"
+                assert time.monotonic() < deadline, f"not within {timeout_s} s: {said_path.read_text()}"
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_data_that_has_drifted_stops_before_training(tmp_path):
