@@ -19,6 +19,7 @@ setup(
     python_requires=">=3.10,<3.11",
     packages=find_packages(include=["fp_tfrs*", "components*", "pipeline*"]),
     install_requires=[
+        "absl-py>=1.4,<2",
         "apache-beam[dill]==2.74.0",
         "ml-metadata>=1.16,<1.17",
         "numpy>=1.24,<2",
@@ -31,6 +32,7 @@ setup(
         "scipy>=1.10,<1.13",
         "tensorflow>=2.16.2,<2.17",
         "tensorflow-data-validation>=1.16,<1.17",
+        "tensorflow-metadata>=1.16,<1.17",
         "tensorflow-recommenders>=0.7.7,<0.8",
         "tensorflow-serving-api>=2.16,<2.17",
         "tensorflow-transform>=1.16,<1.17",

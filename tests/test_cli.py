@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fp_tfrs import progress
 from pipeline import cli
 
 ROWS = ["session_id,item_id,timestamp,dwell_s"] + [
@@ -32,6 +33,12 @@ def write_config(folder, **changes):
     path = folder / "config.yaml"
     path.write_text(json.dumps(values))  # JSON is YAML
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def stay_loud(monkeypatch):
+    """`--quiet` holds for a process; here many commands share one."""
+    monkeypatch.setattr(progress, "_is_quiet", False)
 
 
 @pytest.fixture

@@ -156,7 +156,12 @@ def test_ids_get_the_positions_that_the_transform_gave_them(tmp_path):
         lambda _: _, np.zeros([9, 2]), np.zeros(9), str(path), True, L, ServingConfig(), ""
     )
     asked = tf.constant([*items, "", "b", "a\n"])
-    by_transform = tft.apply_vocabulary(asked, deferred_vocab_filename_tensor=str(path), default_value=-1)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:  # eagerly, tft would leave marks on later tests
+        mapped = tft.apply_vocabulary(
+            tf.constant(asked.numpy()), deferred_vocab_filename_tensor=str(path), default_value=-1
+        )
+        session.run(tf.compat.v1.tables_initializer())
+        by_transform = session.run(mapped)
     assert recommender.column_of_item.lookup(asked).numpy().tolist() == [*range(9), -1, -1, -1]
     np.testing.assert_array_equal(recommender.column_of_item.lookup(asked), by_transform)
     assert recommender.item_of_column.lookup(tf.range(9, dtype=tf.int64)).numpy().tolist() == [
