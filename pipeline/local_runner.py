@@ -49,6 +49,11 @@ def run_pipeline(run: RunConfig, root: str) -> dict[str, NodeResult]:
         RunError: a node failed.
     """
     root = os.path.abspath(root)
+    schema_file = run.validation.schema_file
+    if schema_file and not os.path.isfile(schema_file):
+        raise InputError(
+            f"validation.schema_file = {schema_file}: no such file; give a TFDV schema, or null to infer it"
+        )
     with _exclusive(root), _screen(root) as screen:
         files = [] if run.data.source.simulation else sources.check_source(run.data)
         pipeline = create_pipeline(run, root, _log_fingerprint(files))

@@ -68,6 +68,7 @@ def run_cli(capsys, *arguments):
         ({"data__columns__item_id": "itemid"}, "itemid"),
         ({"data__source__files": ["$NOWHERE_SET/x.csv"]}, "NOWHERE_SET"),
         ({"data__source__files": ["/nonexistent/*.csv"]}, "/nonexistent/*.csv"),
+        ({"validation": {"schema_file": "/nonexistent.pbtxt"}}, "validation.schema_file = /nonexistent.pbtxt"),
     ],
 )
 def test_bad_config_is_one_line_and_exit_code_2(folder, capsys, changes, said):
