@@ -151,13 +151,13 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     sources.check_source(data)
     with tempfile.TemporaryDirectory(prefix="fp-tfrs-") as work_dir:
         examples_dir = os.path.join(work_dir, "examples")
-        preprocess.preprocess(
-            data,
-            run.seed,
-            examples_dir,
-            parsed.output + ".dead_letters.jsonl",
-            time.time() + preprocess.FUTURE_TOLERANCE_S,
-        )
+        dead_letters = parsed.output + ".dead_letters.jsonl"
+        latest_s = time.time() + preprocess.FUTURE_TOLERANCE_S
+        counts = preprocess.preprocess(data, run.seed, examples_dir, dead_letters, latest_s)
+        if counts.n_bad_rows:
+            progress.say(f"{counts.n_bad_rows:,} bad rows are in {dead_letters}")
+        else:
+            os.remove(dead_letters)
         report = judging.evaluate_export(model_dir, examples_dir, run.data, run.evaluation, run.seed)
     judging.write_report(report, parsed.output)
     print(evaluation.format_table(report))

@@ -155,6 +155,7 @@ def test_evaluate_gives_the_evaluators_figures(first, pushed, tmp_path):
         "evaluate", "--model", pushed, "--config", folder / "config.yaml", "--events", log, "--output", output
     )
     assert run.returncode == 0, run.stderr
+    assert os.listdir(tmp_path) == ["metrics.json"]
     ours, theirs = json.loads(output.read_text()), metrics_of(folder / "root")
     assert ours["counts"] == theirs["counts"]
     for ranker, figures in theirs["metrics"].items():
