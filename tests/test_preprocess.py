@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import shlex
+import sys
 from collections import Counter
 
 import apache_beam as beam
@@ -193,6 +195,8 @@ def test_workers_in_other_processes_give_the_same_in_fewer_shards(finished, tmp_
     old.parent.mkdir(parents=True)
     old.write_bytes(b"of an earlier run")
     monkeypatch.chdir(tmp_path)
+    # Beam starts its workers by a shell command with the bare path: with a space in it they never start.
+    monkeypatch.setattr(sys, "executable", shlex.quote(sys.executable))
     options = PipelineOptions(
         ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     )
