@@ -30,16 +30,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             example_gen_pb2.PayloadFormat.Name(example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE),
         )
         examples.set_string_custom_property(example_gen_utils.FILE_FORMAT_PROPERTY_NAME, "tfrecords_gzip")
-        work_dir = exec_properties["work_dir"]
+        events_dir = exec_properties["events_dir"]
         data = simulate.draw_source(
-            config.parse(config.DataConfig, exec_properties["data"]), os.path.join(work_dir, "simulated")
+            config.parse(config.DataConfig, exec_properties["data"]), os.path.join(events_dir, "simulated")
         )
         fingerprint = exec_properties["fingerprint"]
         result = preprocess(
             data,
             exec_properties["seed"],
             examples.uri,
-            os.path.join(work_dir, "dead_letters", f"{fingerprint}.jsonl"),
+            os.path.join(events_dir, "dead_letters", f"{fingerprint}.jsonl"),
             time.time() + FUTURE_TOLERANCE_S,
             self._make_beam_pipeline,
             fingerprint,
@@ -55,7 +55,7 @@ class SessionExampleGenSpec(component_spec.ComponentSpec):
         "data": component_spec.ExecutionParameter(type=str),  # config.DataConfig as JSON
         "seed": component_spec.ExecutionParameter(type=int),
         "fingerprint": component_spec.ExecutionParameter(type=str),  # of the log's files, the config and the code
-        "work_dir": component_spec.ExecutionParameter(type=str),  # dead letters and simulated logs go here
+        "events_dir": component_spec.ExecutionParameter(type=str),  # dead letters and simulated logs go here
     }
     INPUTS: ClassVar[dict] = {}
     OUTPUTS: ClassVar = {"examples": component_spec.ChannelParameter(type=standard_artifacts.Examples)}
@@ -67,13 +67,13 @@ class SessionExampleGen(base_beam_component.BaseBeamComponent):
     SPEC_CLASS = SessionExampleGenSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
 
-    def __init__(self, data: str, seed: int, fingerprint: str, work_dir: str) -> None:
+    def __init__(self, data: str, seed: int, fingerprint: str, events_dir: str) -> None:
         super().__init__(
             SessionExampleGenSpec(
                 data=data,
                 seed=seed,
                 fingerprint=fingerprint,
-                work_dir=work_dir,
+                events_dir=events_dir,
                 examples=Channel(type=standard_artifacts.Examples),
             )
         )

@@ -42,7 +42,7 @@ def create_pipeline(run: RunConfig, root: str, log_fingerprint: str) -> Pipeline
         data=data,
         seed=run.seed,
         fingerprint=fingerprint(log_fingerprint, data, code_fingerprint("components.session_example_gen")),
-        work_dir=os.path.join(root, "work"),
+        events_dir=os.path.join(root, "events"),
     )
     examples = example_gen.outputs["examples"]
     statistics_gen = StatisticsGen(examples=examples)

@@ -149,7 +149,7 @@ def test_recommend_answers_in_item_ids(pushed):
 
 def test_evaluate_gives_the_evaluators_figures(first, pushed, tmp_path):
     folder, _ = first
-    (log,) = (folder / "root" / "work" / "simulated").glob("*.csv")
+    (log,) = (folder / "root" / "events" / "simulated").glob("*.csv")
     output = tmp_path / "metrics.json"
     run = run_cli(
         "evaluate", "--model", pushed, "--config", folder / "config.yaml", "--events", log, "--output", output
