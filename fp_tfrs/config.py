@@ -266,6 +266,13 @@ class ModelConfig(Section):
         "fp_adametric", "see fp_tfrs/methods.py", "FP-AdaMetric"
     )
     tower: NarmConfig = _field(NarmConfig(), "session tower")
+    cosine_scale: float | None = _field(
+        None,
+        "null: the score is the dot product (FP-AdaMetric eq. 4); a number, about 12 to 16: that times the cosine, so that "
+        "popular items don't win by their norm; helps where data is scarce",
+        "NISER (Gupta et al., 2019) has 16",
+        gt=0,
+    )
     loss: LossConfig = _field(LossConfig(), "metric term")
 
 

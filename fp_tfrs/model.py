@@ -33,18 +33,23 @@ class SessionModel(tfrs.Model):
     def __init__(self, config: ModelConfig, n_items: int, seed: int):
         super().__init__()
         item_seed, tower_seed, task_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3) >> 1)
+        self._cosine_scale = config.cosine_scale
         self.items = ItemTable(n_items, config.tower.embedding_dim, item_seed, name="items")
         self.tower = build_tower(config.tower, tower_seed)
         self.task = FalsePositiveTask(config, task_seed, name="task")
         self.session_embeddings(tf.zeros([1, 1], tf.int32))  # builds the tower
 
     def session_embeddings(self, item_index: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """`<int32>[B, T]` inputs, padded on the right → `<float32>[B, T, D]`, one for every prefix; zero at padding."""
-        return self.tower(self.items(item_index), item_index, training=training)
+        """`<int32>[B, T]` inputs, padded on the right → `<float32>[B, T, D]`, one for every prefix; zero at padding.
+
+        With `ModelConfig.cosine_scale` their length is 1.
+        """
+        embeddings = self.tower(self.items(item_index), item_index, training=training)
+        return embeddings if self._cosine_scale is None else tf.nn.l2_normalize(embeddings, -1)
 
     def item_embeddings(self) -> tf.Tensor:
-        """`<float32>[V, D]`: row r is the item with index FIRST_ITEM_INDEX + r."""
-        return self.items.item_embeddings()
+        """`<float32>[V, D]` that sessions are scored with: row r is the item with index FIRST_ITEM_INDEX + r."""
+        return self._to_candidates(self.items.item_embeddings())
 
     def train_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step of the optimiser; the task's figures so far, and the batch's loss."""
@@ -63,7 +68,12 @@ class SessionModel(tfrs.Model):
             sessions,
             self.item_embeddings(),
             label,
-            self.items(label),
-            self.items(inputs[schema.FP_INDEX]),
+            self._to_candidates(self.items(label)),
+            self._to_candidates(self.items(inputs[schema.FP_INDEX])),
             inputs[schema.FP_PROBABILITY],
         )
+
+    def _to_candidates(self, embeddings: tf.Tensor) -> tf.Tensor:
+        """Rows of the item table as what sessions are compared with, in scores and in the metric term alike."""
+        scale = self._cosine_scale
+        return embeddings if scale is None else scale * tf.nn.l2_normalize(embeddings, -1)

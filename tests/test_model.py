@@ -259,3 +259,32 @@ def test_the_model_learns_50_sessions_by_heart():
     scores = tf.matmul(model.session_embeddings(batch[schema.ITEM_INDEX]), model.item_embeddings(), transpose_b=True)
     is_hit = scores.numpy().argmax(-1) + schema.FIRST_ITEM_INDEX == batch[schema.LABEL]
     assert is_hit[:, 1:].mean() > 0.95
+
+
+def test_cosine_scale_makes_every_score_that_times_the_cosine():
+    """Also in the loss: with one target it is −log softmax of just these scores, and padding stays zero."""
+    config = ModelConfig(
+        method="fp_metric",
+        tower=NarmConfig(embedding_dim=6, hidden_dim=5, dropout_embedding=0, dropout_context=0),
+        loss=LossConfig(lambda_fp=0.5, margin=100),
+        cosine_scale=12,
+    )
+    model = SessionModel(config, n_items=9, seed=3)
+    item_index, label, fp = 2 + np.array([[1, 4, 6]]), 2 + np.array([[-2, -2, 3]]), 2 + np.array([[5]])
+    raw = SessionModel(config.model_copy(update={"cosine_scale": None}), n_items=9, seed=3)
+    session = raw.session_embeddings(tf.constant(item_index)).numpy()[0, -1]
+    table = raw.item_embeddings().numpy()
+    cosine = table @ session / np.linalg.norm(table, axis=1) / np.linalg.norm(session)
+
+    embeddings = model.session_embeddings(tf.constant([[3, 6, 8, 0]])).numpy()[0]
+    np.testing.assert_allclose(model.item_embeddings().numpy() @ embeddings[2], 12 * cosine, rtol=1e-5)
+    assert not embeddings[3].any()
+    batch = {
+        schema.ITEM_INDEX: tf.constant(item_index, tf.int32),
+        schema.LABEL: tf.constant(np.maximum(label, 0), tf.int32),
+        schema.FP_INDEX: tf.constant(fp, tf.int32),
+        schema.FP_PROBABILITY: tf.ones([1, 3, 1]),
+    }
+    scores = 12 * cosine
+    expected = np.log(np.exp(scores).sum()) - scores[3] + 0.5 * (100 - scores[3] + scores[5])
+    np.testing.assert_allclose(model.compute_loss(batch), expected, rtol=1e-5)
