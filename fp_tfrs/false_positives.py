@@ -13,16 +13,12 @@ session_prefix: x alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import tensorflow as tf
 
 from fp_tfrs import schema
 from fp_tfrs.config import LossConfig
-
-if TYPE_CHECKING:
-    from fp_tfrs.dataset import SessionTable
+from fp_tfrs.session_table import SessionTable
 
 _NEVER = 1e9  # a distance in events that no session has
 

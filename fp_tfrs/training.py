@@ -21,11 +21,12 @@ import tensorflow as tf
 
 from fp_tfrs import schema
 from fp_tfrs.config import RunConfig, dump
-from fp_tfrs.dataset import SessionTable, TrainingBatches, ranking_batches
+from fp_tfrs.dataset import TrainingBatches, ranking_batches
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.methods import METHODS
 from fp_tfrs.metrics import count_ranks, metric_matrix
 from fp_tfrs.model import SessionModel
+from fp_tfrs.session_table import SessionTable
 
 _RANK_CHUNK_SIZE = 4096  # items: at most 100 MiB of scores for 128 sessions of 50 targets
 _OFF_GATE_MEAN = 0.05
@@ -61,7 +62,7 @@ def train(
 
     Args:
         config: the run; model, training and seed matter here.
-        train_table, valid_table: of `dataset.read_sessions`.
+        train_table, valid_table: of `session_table.read_sessions`.
         n_items: V, the items of the vocabulary.
         state_dir: of this run alone; a finished run's is read and returned at once.
         log_dir: for TensorBoard.

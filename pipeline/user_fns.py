@@ -9,8 +9,9 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from fp_tfrs import config, dataset, expectations, schema, serving, training, transform
+from fp_tfrs import config, expectations, schema, serving, training, transform
 from fp_tfrs.progress import say
+from fp_tfrs.session_table import read_sessions
 from fp_tfrs.vocabulary import read_vocabulary
 
 
@@ -32,7 +33,7 @@ def run_fn(arguments: FnArgs) -> None:
         schema.ITEM_VOCABULARY
     )
     version = config.fingerprint(settings["config"], settings["fingerprint"], *train_files, *valid_files)
-    train_table, valid_table = dataset.read_sessions(train_files), dataset.read_sessions(valid_files)
+    train_table, valid_table = read_sessions(train_files), read_sessions(valid_files)
     vocabulary = read_vocabulary(vocabulary_path)
     trained = training.train(
         run,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fp_tfrs import dataset, schema
+from fp_tfrs import dataset, schema, session_table
 from fp_tfrs.config import LossConfig, TrainingConfig
 from fp_tfrs.errors import InputError
 from fp_tfrs.methods import METHODS
@@ -74,7 +74,7 @@ def sessions():
 @pytest.fixture(scope="module")
 def table(sessions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
-    return dataset.read_sessions([write(folder / "b", sessions[20:]), write(folder / "a", sessions[:20])])
+    return session_table.read_sessions([write(folder / "b", sessions[20:]), write(folder / "a", sessions[:20])])
 
 
 def _training_rows(table, method, loss=None, seed=5, epoch=0):
@@ -116,7 +116,7 @@ def test_each_session_with_a_target_is_there_once_with_the_methods_inputs_and_la
 
 def test_user_scope_draws_max_fp_items_anew_each_epoch_and_alike_for_a_seed(tmp_path):
     abandoned = [(item, True) for item in range(10, 40)]
-    table = dataset.read_sessions(
+    table = session_table.read_sessions(
         [write(tmp_path / "a", [Clicks("s1", abandoned, "u"), Clicks("s2", [(2, False), (3, False)], "u")])]
     )
     loss = LossConfig(fp_scope="user", max_fp=6)
@@ -128,7 +128,7 @@ def test_user_scope_draws_max_fp_items_anew_each_epoch_and_alike_for_a_seed(tmp_
 
 
 def test_sessions_without_a_user_do_not_share_false_positives(tmp_path):
-    table = dataset.read_sessions(
+    table = session_table.read_sessions(
         [write(tmp_path / "a", [Clicks("s1", [(9, True)]), Clicks("s2", [(2, False), (3, False), (8, True)])])]
     )
     row = _training_rows(table, "fp_metric", LossConfig(fp_scope="user"))["s2"]
@@ -169,7 +169,7 @@ def test_an_epoch_is_the_same_after_a_restart_and_differs_from_the_next(table, s
         return [batch[schema.ITEM_INDEX].tolist() for batch in batches.epoch(epoch).as_numpy_iterator()]
 
     shuffled = [sessions[k] for k in np.random.default_rng(0).permutation(len(sessions))]
-    other_files = dataset.read_sessions([write(tmp_path / "all", shuffled)])
+    other_files = session_table.read_sessions([write(tmp_path / "all", shuffled)])
     assert order(table, 5, 3) == order(other_files, 5, 3)
     assert order(table, 5, 3) != order(table, 5, 4)
     assert order(table, 5, 3) != order(table, 6, 3)
@@ -205,7 +205,7 @@ def test_a_table_gives_back_its_sessions_with_item_ids_and_counts_what_was_kept(
 
 
 def test_a_batch_without_any_false_positive_keeps_one_empty_column(tmp_path):
-    table = dataset.read_sessions([write(tmp_path / "a", [Clicks("s", [(2, False), (3, False)])])])
+    table = session_table.read_sessions([write(tmp_path / "a", [Clicks("s", [(2, False), (3, False)])])])
     for scope in ("session", "session_prefix", "user"):
         row = _training_rows(table, "fp_metric", LossConfig(fp_scope=scope))["s"]
         assert row[schema.FP_INDEX].tolist() == [0] and row[schema.FP_PROBABILITY].tolist() == [[0.0]]
@@ -213,13 +213,15 @@ def test_a_batch_without_any_false_positive_keeps_one_empty_column(tmp_path):
 
 def test_unusable_files_are_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="no files"):
-        dataset.read_sessions([])
+        session_table.read_sessions([])
     (tmp_path / "broken").write_bytes(b"\x1f\x8b no gzip at all")
     with pytest.raises(InputError, match="cannot be read"):
-        dataset.read_sessions([str(tmp_path / "broken")])
+        session_table.read_sessions([str(tmp_path / "broken")])
     with pytest.raises(InputError, match="no sessions"):
-        dataset.read_sessions([write(tmp_path / "empty", [])])
-    table = dataset.read_sessions([write(tmp_path / "short", [Clicks("s", [(2, False), (schema.OOV_INDEX, False)])])])
+        session_table.read_sessions([write(tmp_path / "empty", [])])
+    table = session_table.read_sessions(
+        [write(tmp_path / "short", [Clicks("s", [(2, False), (schema.OOV_INDEX, False)])])]
+    )
     with pytest.raises(InputError, match="anything to predict"):
         dataset.TrainingBatches(table, METHODS["vanilla"], LossConfig(), TRAINING, 5)
     with pytest.raises(InputError, match="nothing to rank"):

@@ -12,9 +12,10 @@ import pytest
 from test_dataset import Clicks, write
 
 from fp_tfrs import config, schema, training
-from fp_tfrs.dataset import SessionTable, ranking_batches, read_sessions
+from fp_tfrs.dataset import ranking_batches
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.methods import METHODS
+from fp_tfrs.session_table import SessionTable, read_sessions
 
 N_ITEMS = 24
 
