@@ -93,9 +93,11 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _run(parsed: argparse.Namespace) -> None:
     from fp_tfrs import config_file
+    from pipeline import preflight
 
-    run = config_file.load(parsed.config)
     started_s = time.monotonic()
+    run = config_file.load(parsed.config)
+    preflight.check_inputs(run)
     progress.say(f"fp-tfrs {fp_tfrs.__version__}: {run.name}, {run.model.method}, from {parsed.config}")
     from pipeline import local_runner, summary
 

@@ -19,10 +19,10 @@ from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
-from fp_tfrs import sources
 from fp_tfrs.config import RunConfig, fingerprint
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.progress import say
+from pipeline import preflight
 from pipeline.pipeline import METADATA_FILE, create_pipeline
 
 
@@ -49,13 +49,8 @@ def run_pipeline(run: RunConfig, root: str) -> dict[str, NodeResult]:
         RunError: a node failed.
     """
     root = os.path.abspath(root)
-    schema_file = run.validation.schema_file
-    if schema_file and not os.path.isfile(schema_file):
-        raise InputError(
-            f"validation.schema_file = {schema_file}: no such file; give a TFDV schema, or null to infer it"
-        )
+    files = preflight.check_inputs(run)
     with _exclusive(root), _screen(root) as screen:
-        files = [] if run.data.source.simulation else sources.check_source(run.data)
         pipeline = create_pipeline(run, root, _log_fingerprint(files))
         screen.expect(len(pipeline.components))
         try:
