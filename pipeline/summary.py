@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 
 from fp_tfrs import evaluation, judging
 from fp_tfrs.config import RunConfig
@@ -40,6 +42,14 @@ def summarise(run: RunConfig, config_path: str, results: dict[str, NodeResult], 
         example = ",".join(read_catalogue(version_dir)[:3])
         lines.append(f"pushed: {version_dir}")
         lines.append(
-            f"try: fp-tfrs recommend --model {shlex.quote(os.path.relpath(version_dir))} --items {shlex.quote(example)}"
+            f"try: {_name_command()} recommend --model {shlex.quote(os.path.relpath(version_dir))} "
+            f"--items {shlex.quote(example)}"
         )
     return lines
+
+
+def _name_command() -> str:
+    """How this shell can call us: by name, or by path where the virtual environment is not activated."""
+    called = sys.argv[0]
+    is_path_needed = os.path.basename(called) == "fp-tfrs" and shutil.which("fp-tfrs") is None
+    return shlex.quote(os.path.relpath(called)) if is_path_needed else "fp-tfrs"
