@@ -32,7 +32,7 @@ def AnomalyGate(
         with fileio.open(os.path.join(anomalies.uri, f"Split-{split}", "SchemaDiff.pb"), "rb") as file:
             found[split] = anomalies_pb2.Anomalies.FromString(file.read())
     objections = data_gate.list_objections(
-        found, manifest.read(examples.uri), config.parse(config.ValidationConfig, limits)
+        found, manifest.verify(examples.uri), config.parse(config.ValidationConfig, limits)
     )
     if objections:
         raise InputError("the data is not fit to train on: " + "; ".join(objections))

@@ -116,7 +116,7 @@ def read(output_dir: str) -> Manifest:
 
 
 def verify(output_dir: str) -> Manifest:
-    """The folder's manifest, once every file that it lists is there with its size and SHA-256.
+    """The folder's manifest, once every file that it lists is there with its size and SHA-256: before training on it.
 
     Raises:
       InputError: not finished, or a file is missing or was changed.

@@ -19,7 +19,7 @@ _is_quiet = False
 
 
 def set_quiet(is_quiet: bool) -> None:
-    """What `Progress` does from now on in this process, unless told otherwise when it is made."""
+    """What `say` and each new `Progress` do from now on in this process."""
     global _is_quiet
     _is_quiet = is_quiet
 
@@ -37,14 +37,13 @@ class Progress:
         total: units of work to do; None where that is not known.
         label: what is being done, e.g. "reading events".
         unit: what is counted, in the plural, e.g. "rows".
-        is_quiet: only the line at the end; None = as `set_quiet` said.
     """
 
-    def __init__(self, total: int | None, label: str, unit: str, is_quiet: bool | None = None) -> None:
+    def __init__(self, total: int | None, label: str, unit: str) -> None:
         self._total = total
         self._label = label
         self._unit = unit
-        self._is_quiet = _is_quiet if is_quiet is None else is_quiet
+        self._is_quiet = _is_quiet
         self._done = 0
         self._start_s = time.monotonic()
         self._printed_s = self._start_s
@@ -64,11 +63,6 @@ class Progress:
         if not self._is_quiet and now_s - self._printed_s >= LINE_EVERY_S:
             self._printed_s = now_s
             self._print(self._so_far(now_s - self._start_s))
-
-    def note(self, text: str) -> None:
-        """Prints a line of its own without breaking the bar; nothing when quiet."""
-        if not self._is_quiet:
-            self._print(text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -38,9 +38,10 @@ def test_unknown_total(clock, capsys):
     assert capsys.readouterr().err.splitlines()[0] == "reading events: 10,000 rows (2,000 rows/s)"
 
 
-def test_quiet_prints_the_end_only(clock, capsys):
-    with Progress(None, "training", "steps", is_quiet=True) as training:
-        training.note("a detail")
+def test_quiet_prints_the_end_only(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_is_quiet", True)
+    with Progress(None, "training", "steps") as training:
+        progress.say("a detail")
         clock[0] += 3_700
         training.advance(10)
     assert capsys.readouterr().err == "training: done (10 steps in 1 h 1 min, 0.0027 steps/s)\n"
@@ -76,7 +77,7 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left(monkeypatch):
     with Progress(4, "training", "steps") as training:
         training._bar.mininterval = 0
         training.advance(2)
-        training.note("epoch 1")
+        progress.say("epoch 1")
         assert "50%" in terminal.getvalue()
         assert "epoch 1\n" in terminal.getvalue()
     assert terminal.getvalue().endswith("training: done (2 steps in 0.0 s)\n")
