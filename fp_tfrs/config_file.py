@@ -98,7 +98,15 @@ def _type_name(field: pydantic.fields.FieldInfo) -> str:
     name = (
         annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
     )
-    for noise in ("typing.", "fp_tfrs.config.", ", ...", "NoneType"):
+    for noise in (
+        "typing.",
+        "fp_tfrs.config.data.",
+        "fp_tfrs.config.model.",
+        "fp_tfrs.config.run.",
+        "fp_tfrs.config.towers.",
+        ", ...",
+        "NoneType",
+    ):
         name = name.replace(noise, "null" if noise == "NoneType" else "")
     name = name.replace("Literal", "one of ").replace("'", "").replace("None", "null").replace("RuleConfig", "rule")
     limits = [

@@ -14,6 +14,7 @@ from fp_tfrs import schema
 from fp_tfrs.config import ModelConfig
 from fp_tfrs.task import FalsePositiveTask
 from fp_tfrs.towers import build_tower
+from fp_tfrs.towers.inputs import TowerInputs
 from fp_tfrs.towers.items import ItemTable
 
 
@@ -44,7 +45,7 @@ class SessionModel(tfrs.Model):
 
         With `ModelConfig.cosine_scale` their length is 1.
         """
-        embeddings = self.tower(self.items(item_index), item_index, training=training)
+        embeddings = self.tower(TowerInputs(self.items(item_index), item_index), training=training)
         return embeddings if self._cosine_scale is None else tf.nn.l2_normalize(embeddings, -1)
 
     def item_embeddings(self) -> tf.Tensor:

@@ -18,7 +18,7 @@ CONTRACT = ["fp_tfrs.schema", "fp_tfrs.errors", "fp_tfrs.config"]
 ONLY = {
     "fp_tfrs.schema": [],
     "fp_tfrs.errors": [],
-    "fp_tfrs.config": ["fp_tfrs.schema", "fp_tfrs.errors"],
+    "fp_tfrs.config": ["fp_tfrs.schema", "fp_tfrs.errors", "fp_tfrs.config"],
     "fp_tfrs.sessions": CONTRACT,
     "fp_tfrs.towers": [*CONTRACT, "fp_tfrs.towers"],
     "fp_tfrs.losses": CONTRACT,
@@ -82,7 +82,7 @@ def is_within(name: str, room: str) -> bool:
 
 def test_the_tree_is_found():
     assert {"fp_tfrs", "fp_tfrs.config", "fp_tfrs.towers", "components", "pipeline"} <= set(MODULES)
-    assert "fp_tfrs.schema" in imports_of("fp_tfrs.config")
+    assert "fp_tfrs.schema" in imports_of("fp_tfrs.config.data")
 
 
 @pytest.mark.parametrize("room", ONLY)

@@ -10,6 +10,7 @@ from fp_tfrs.config import NarmConfig
 from fp_tfrs.losses import next_item_loss
 from fp_tfrs.towers import build_tower
 from fp_tfrs.towers.dropout import SeededDropout
+from fp_tfrs.towers.inputs import TowerInputs
 from fp_tfrs.towers.items import ItemTable
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -38,7 +39,7 @@ def _golden_narm():
     items = ItemTable(30, dim, seed=0)
     items.embeddings.assign(weight["item_embedding.weight"][1:])
     tower = build_tower(NarmConfig(embedding_dim=dim, hidden_dim=hidden, **RECBOLE), seed=0)
-    tower(tf.zeros([1, 1, dim]), tf.zeros([1, 1], tf.int32))
+    tower(TowerInputs(tf.zeros([1, 1, dim]), tf.zeros([1, 1], tf.int32)))
 
     def gates(matrix):  # PyTorch stacks reset, update, new; Keras has update, reset, new
         reset, update, new = np.split(matrix, 3)
@@ -62,7 +63,7 @@ def test_narm_gives_recboles_figures():
     label = np.zeros_like(item_index)
     label[np.arange(len(length)), length - 1] = golden["target"] + 1
     with tf.GradientTape() as tape:
-        sessions = tower(items(item_index), item_index)
+        sessions = tower(TowerInputs(items(item_index), item_index))
         loss = tf.reduce_mean(next_item_loss(sessions, items.item_embeddings(), label))
     last = sessions.numpy()[np.arange(len(length)), length - 1]
     _assert_close(last, golden["session_embedding"])
@@ -74,13 +75,13 @@ def test_narm_gives_recboles_figures():
 def test_narm_at_every_position_is_recboles_last_position_of_the_shortened_session():
     golden, items, tower = _golden_narm()
     item_index = _item_index(golden["item_seq"])
-    every = tower(items(item_index), item_index).numpy()
+    every = tower(TowerInputs(items(item_index), item_index)).numpy()
     for t in range(item_index.shape[1]):
         shortened = np.array(item_index)
         shortened[:, t + 1 :] = 0
-        alone = tower(items(shortened[:, : t + 1]), shortened[:, : t + 1]).numpy()[:, -1]
+        alone = tower(TowerInputs(items(shortened[:, : t + 1]), shortened[:, : t + 1])).numpy()[:, -1]
         _assert_close(every[:, t], alone)
-        padded = tower(items(shortened), shortened).numpy()
+        padded = tower(TowerInputs(items(shortened), shortened)).numpy()
         _assert_close(padded[:, t], alone)
         assert not padded[:, t + 1 :].any(), "padding has no session embedding"
 
@@ -120,12 +121,12 @@ def test_narm_follows_its_equations(variant):
     random = np.random.default_rng(0)
     item_embeddings = random.normal(size=(2, 6, 4)).astype(np.float32)
     item_index = np.full((2, 6), 2, np.int32)
-    tower(item_embeddings, item_index)
+    tower(TowerInputs(item_embeddings, item_index))
     tower.set_weights([random.normal(size=w.shape) for w in tower.get_weights()])
     parts = [tower.gru, tower.query, tower.key, tower.energy, tower.decoder]
     weights = [[w.astype(np.float64) for w in part.get_weights()] for part in parts]
     expected = np.stack([_numpy_narm(config, weights, x.astype(np.float64)) for x in item_embeddings])
-    _assert_close(tower(item_embeddings, item_index).numpy(), expected)
+    _assert_close(tower(TowerInputs(item_embeddings, item_index)).numpy(), expected)
 
 
 @pytest.mark.parametrize("variant", ["paper", "code"])
@@ -134,7 +135,7 @@ def test_a_session_embedding_depends_on_its_own_past_alone(variant):
     items, tower = ItemTable(20, 6, seed=0), build_tower(config, seed=1)
 
     def embed(item_index):
-        return tower(items(item_index), item_index).numpy()
+        return tower(TowerInputs(items(item_index), item_index)).numpy()
 
     item_index = np.random.default_rng(2).integers(2, 22, (5, 8)).astype(np.int32)
     item_index[0, 3:] = 0
@@ -167,7 +168,7 @@ def test_narm_has_dropout_on_embeddings_and_on_context():
     for name in ("dropout_embedding", "dropout_context"):
         rates = {"dropout_embedding": 0.0, "dropout_context": 0.0, name: 0.5}
         tower = build_tower(NarmConfig(embedding_dim=4, hidden_dim=5, **rates), seed=1)
-        first, second = (tower(item_embeddings, item_index, training=True).numpy() for _ in range(2))
+        first, second = (tower(TowerInputs(item_embeddings, item_index), training=True).numpy() for _ in range(2))
         assert (first != second).any()
 
 
@@ -190,7 +191,7 @@ def test_item_tables_gradient_is_dense_and_adds_up_repeated_items():
 def test_the_seed_decides_the_weights():
     def weights(seed):
         tower = build_tower(NarmConfig(embedding_dim=4, hidden_dim=4), seed)
-        tower(tf.zeros([1, 1, 4]), tf.zeros([1, 1], tf.int32))
+        tower(TowerInputs(tf.zeros([1, 1, 4]), tf.zeros([1, 1], tf.int32)))
         return [w for w in tower.get_weights() if w.any()] + ItemTable(5, 4, seed).get_weights()
 
     for first, second, other in zip(weights(5), weights(5), weights(6), strict=True):

@@ -2,10 +2,10 @@
 
 A tower is a `tf.keras.layers.Layer` made from its config section and a seed. It is called as
 
-    tower(item_embeddings <float>[B, T, D], item_index <int>[B, T], training) → session_embeddings <float>[B, T, D]
+    tower(TowerInputs, training) → session_embeddings <float>[B, T, D]
 
-where sessions are padded on the right with PAD_INDEX, the embedding at position t depends on positions ≤ t of its own
-session only, and is zero at padding. A new tower is a file, a section in `config.py` and a line here.
+(see `inputs.py`), where the embedding at position t depends on positions ≤ t of its own session only, and is zero at
+padding. A new tower is a file, a section in `config/towers.py` and a line here.
 """
 
 from __future__ import annotations

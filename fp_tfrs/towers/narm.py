@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from fp_tfrs.config import NarmConfig
-from fp_tfrs.schema import PAD_INDEX
 from fp_tfrs.towers.dropout import SeededDropout
+from fp_tfrs.towers.inputs import TowerInputs
 
 
 class NarmTower(tf.keras.layers.Layer):
@@ -57,10 +57,9 @@ class NarmTower(tf.keras.layers.Layer):
         self.energy = dense(1, "energy")  # v
         self.decoder = dense(config.embedding_dim, "decoder")  # B
 
-    def call(self, item_embeddings: tf.Tensor, item_index: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """`<float>[B, T, D]` item embeddings and their `<int>[B, T]` indices → `<float>[B, T, D]` session embeddings,
-        zero at padding."""
-        hidden = self.gru(self._dropout_embedding(item_embeddings, training=training))
+    def call(self, inputs: TowerInputs, training: bool = False) -> tf.Tensor:
+        """Sessions → `<float>[B, T, D]` session embeddings, zero at padding."""
+        hidden = self.gru(self._dropout_embedding(inputs.item_embeddings, training=training))
         summed = self.query(hidden)[:, :, tf.newaxis] + self.key(hidden)[:, tf.newaxis]
         energy = tf.squeeze(self.energy(self._activation(summed)), -1)  # [B, T, T]
         n_steps = tf.shape(energy)[1]
@@ -72,5 +71,4 @@ class NarmTower(tf.keras.layers.Layer):
         local = tf.matmul(weight, hidden)
         parts = [hidden, local] if self._config.concat == "global_local" else [local, hidden]
         context = self._dropout_context(tf.concat(parts, -1), training=training)
-        is_item = tf.cast(item_index != PAD_INDEX, context.dtype)[..., tf.newaxis]
-        return self.decoder(context) * is_item
+        return self.decoder(context) * tf.cast(inputs.is_item, context.dtype)[..., tf.newaxis]

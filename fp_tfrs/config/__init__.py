@@ -1,0 +1,42 @@
+"""The run's configuration as frozen, typed, validated objects; every field is documented here, once.
+
+A config's sections travel alone to the pipeline's nodes (`dump`/`parse`), so that a node is re-run only when its own
+section has changed. Reading the file and explaining its fields: `config_file.py`.
+"""
+
+from fp_tfrs.config.data import (
+    ColumnsConfig,
+    DataConfig,
+    RuleConfig,
+    SessionsConfig,
+    SimulationConfig,
+    SourceConfig,
+    SplitConfig,
+)
+from fp_tfrs.config.model import LossConfig, ModelConfig
+from fp_tfrs.config.run import CUTOFFS, EvaluationConfig, RunConfig, ServingConfig, TrainingConfig, ValidationConfig
+from fp_tfrs.config.section import Section, dump, fingerprint, parse
+from fp_tfrs.config.towers import NarmConfig
+
+__all__ = [
+    "CUTOFFS",
+    "ColumnsConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "LossConfig",
+    "ModelConfig",
+    "NarmConfig",
+    "RuleConfig",
+    "RunConfig",
+    "Section",
+    "ServingConfig",
+    "SessionsConfig",
+    "SimulationConfig",
+    "SourceConfig",
+    "SplitConfig",
+    "TrainingConfig",
+    "ValidationConfig",
+    "dump",
+    "fingerprint",
+    "parse",
+]

@@ -1,0 +1,155 @@
+"""Sections `data.*`: from an event log to sessions and their splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import pydantic
+
+from fp_tfrs import schema
+from fp_tfrs.config.section import Section, field
+
+
+class SimulationConfig(Section):
+    """The log that `fp-tfrs simulate` draws (see `fp_tfrs/simulate.py` for the generative model)."""
+
+    sessions: int = field(20_000, "sessions to draw", ge=10)
+    items: int = field(1_000, "catalogue size", ge=100)
+    seed: int = field(17, "seed of the whole log", ge=0)
+
+
+class SourceConfig(Section):
+    """Where the events are and how they are written."""
+
+    format: Literal["csv", "jsonl", "parquet", "simulated"] = field(..., "csv also reads TSV: see separator")
+    files: tuple[str, ...] = field((), "paths or globs, `$VARIABLES` expanded; names that end in .gz are decompressed")
+    separator: str = field(",", "csv: one or more characters between fields", min_length=1)
+    header: bool = field(True, "csv: the first line names the columns")
+    column_names: tuple[str, ...] = field((), "csv without header: the columns' names in order")
+    simulation: SimulationConfig | None = field(None, "simulated: which log to draw")
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> SourceConfig:
+        if self.format == "simulated":
+            if self.files or self.simulation is None:
+                raise ValueError("format: simulated needs simulation (what to draw) and no files")
+        elif not self.files:
+            raise ValueError(f"format: {self.format} needs files: one path or glob at least")
+        elif self.simulation is not None:
+            raise ValueError("simulation goes with format: simulated only")
+        if self.format == "csv" and not self.header and not self.column_names:
+            raise ValueError("header: false needs column_names, the columns in order")
+        if self.column_names and (self.header or self.format != "csv"):
+            raise ValueError("column_names goes with format: csv and header: false only")
+        return self
+
+
+class ColumnsConfig(Section):
+    """Which column of the log is what."""
+
+    item_id: str = field("item_id", "the clicked item")
+    timestamp: str = field("timestamp", "when it was clicked, in time_unit")
+    session_id: str | None = field(None, "the session; without it sessions are cut per user_id by sessions.gap_s")
+    user_id: str | None = field(None, "the user")
+    feedback: dict[str, Literal["float", "int", "bool", "string"]] = field(
+        {}, "feedback columns and their types: rules may use them, and they travel with each event"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> ColumnsConfig:
+        if self.session_id is None and self.user_id is None:
+            raise ValueError("neither session_id nor user_id is mapped; sessions need one of them")
+        reserved = sorted(set(self.feedback) & set(schema.RESERVED_FEATURES))
+        if reserved:
+            raise ValueError(f"feedback column {reserved[0]!r} has a reserved name; rename it in the log")
+        return self
+
+
+class RuleConfig(Section):
+    """A comparison on one feedback column, or on the ratio of two: `{column: rating, op: "<=", value: 5}` or
+    `{ratio: [play_time_ms, duration_ms], op: "<", value: 0.3}` (a ratio with denominator 0 is never true)."""
+
+    column: str | None = field(None, "a feedback column")
+    ratio: tuple[str, str] | None = field(None, "numerator and denominator, both numeric feedback columns")
+    op: Literal["<", "<=", ">", ">=", "==", "!="] = field(..., "comparison")
+    value: bool | int | float | str = field(..., "what to compare with")
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> RuleConfig:
+        if (self.column is None) == (self.ratio is None):
+            raise ValueError("a rule has either column or ratio")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.ratio or (self.column,)  # type: ignore[return-value]
+
+
+class SessionsConfig(Section):
+    """How events become sessions."""
+
+    gap_s: float | None = field(
+        None, "without session_id: a pause longer than this starts a new session; null = one per user", gt=0
+    )
+    min_length: int = field(2, "shorter sessions are dropped, and counted", "SR-GNN's preprocessing", ge=2)
+    max_length: int = field(50, "of longer sessions the last events are kept", "SDM; RecBole", ge=2)
+
+
+class SplitConfig(Section):
+    """How sessions are divided into train, valid and test."""
+
+    by: Literal["time", "random"] = field(
+        "time", "time: by session start, latest are test; random: by a hash of the session id and the seed"
+    )
+    valid: float = field(0.1, "share of the sessions for validation", "FP-AdaMetric, 80/10/10", gt=0, lt=1)
+    test: float = field(0.1, "share of the sessions for test", "FP-AdaMetric, 80/10/10", gt=0, lt=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> SplitConfig:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid + test = {self.valid + self.test:g} leaves nothing to train on; keep it below 1")
+        return self
+
+
+class DataConfig(Section):
+    """From an event log to sessions."""
+
+    source: SourceConfig = field(..., "the event log")
+    columns: ColumnsConfig = field(..., "which column is what")
+    time_unit: Literal["s", "ms", "iso8601"] = field("s", "of the timestamp column; iso8601 without offset is UTC")
+    click_when: tuple[RuleConfig, ...] = field(
+        (), "all must hold for a row to be a click; other rows are impressions, counted and left out"
+    )
+    false_positive_when: tuple[RuleConfig, ...] = field((), "a click for which any of these holds is a false positive")
+    sessions: SessionsConfig = field(SessionsConfig(), "sessions")
+    split: SplitConfig = field(SplitConfig(), "splits")
+    min_item_support: int = field(
+        5, "clicks in the training split below which an item is out of the catalogue", "SR-GNN's preprocessing", ge=1
+    )
+    max_bad_share: float = field(0.05, "share of unreadable rows above which the run stops", ge=0, le=1)
+    shards: int = field(2, "TFRecord files per split", ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        for where, rules in (("click_when", self.click_when), ("false_positive_when", self.false_positive_when)):
+            for rule in rules:
+                for column in rule.columns:
+                    _check_rule_column(where, rule, column, self.columns.feedback)
+        return self
+
+
+def _check_rule_column(where: str, rule: RuleConfig, column: str, feedback: Mapping[str, str]) -> None:
+    kind = feedback.get(column)
+    if kind is None:
+        known = ", ".join(sorted(feedback)) or "none"
+        raise ValueError(f"{where} uses column {column!r}, which columns.feedback does not list (it has: {known})")
+    numeric = isinstance(rule.value, (int, float)) and not isinstance(rule.value, bool)
+    fits = {
+        "float": numeric,
+        "int": numeric,
+        "bool": rule.ratio is None and (isinstance(rule.value, bool) or rule.value in (0, 1)),
+        "string": rule.ratio is None and isinstance(rule.value, str),
+    }[kind]
+    if not fits:
+        raise ValueError(f"{where} compares {column!r}, declared {kind}, with {rule.value!r}; give a {kind} value")

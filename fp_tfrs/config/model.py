@@ -1,0 +1,86 @@
+"""Sections `model.*`: method, losses, and what the model is made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fp_tfrs.config.section import Section, field
+from fp_tfrs.config.towers import NarmConfig
+
+
+class LossConfig(Section):
+    """The metric term of FP-Metric and FP-AdaMetric (AAAI 2022, eqs. 8–11); used by those methods only."""
+
+    lambda_fp: float = field(0.1, "weight λ of the metric term", "unknown in the paper; to be tuned in .001 … 10", ge=0)
+    margin: float = field(
+        1.0, "margin m of the hinge; choose ≈ 0.3 with cosine", "unknown in the paper; to be tuned in .1 … 10", ge=0
+    )
+    similarity: Literal["dot", "scaled_dot", "cosine"] = field(
+        "dot", "D(a, b): dot, dot/√D, cosine", "FP-AdaMetric eq. 4"
+    )
+    hinge: Literal["of_mean", "per_fp"] = field(
+        "of_mean", "hinge of the mean false positive, or mean of a hinge for each", "FP-AdaMetric eqs. 9, 11"
+    )
+    aggregation: Literal["mean", "sum", "softmax"] = field(
+        "mean",
+        "how weighted false positives become one: expectation, sum, or weights that a softmax makes sum to 1",
+        "FP-AdaMetric eq. 9",
+    )
+    gate: Literal["sigmoid", "softmax", "softplus", "linear", "hard"] = field(
+        "sigmoid",
+        "fp_adametric: output of the adaptive module; hard = M·softmax(D/temperature) of the similarity itself",
+        "FP-AdaMetric Fig. 2(b)",
+    )
+    gate_gradient: Literal["joint", "stop", "reverse"] = field(
+        "joint",
+        "fp_adametric: train the gate on the loss, not at all, or against it",
+        "FP-AdaMetric; stop, reverse: our choice",
+    )
+    gate_inputs: Literal["figure", "text"] = field(
+        "figure",
+        "fp_adametric: the module sees (session, positive, FP) as in Figure 2(b), or (FP, session) as in the text without users",
+        "FP-AdaMetric Fig. 2(b)",
+    )
+    gate_hidden_dim: int | None = field(
+        None, "fp_adametric: units of the module's hidden layer; null = D", "our choice", ge=1
+    )
+    gate_temperature: float = field(1.0, "gate hard: temperature of the softmax", gt=0)
+    fp_scope: Literal["session", "session_prefix", "user"] = field(
+        "session",
+        "false positives of a position: of its session, of its session before the target, or of its user's training sessions",
+        "FP-AdaMetric: session where there are no users",
+    )
+    fp_conflict: Literal["drop", "keep"] = field(
+        "drop",
+        "an item that is abandoned and kept in the same scope: leave out of the false positives, or keep",
+        "FP-AdaMetric Prop. 1",
+    )
+    fp_weight: Literal["uniform", "count", "recency"] = field(
+        "uniform", "p(fp): equal, by number of times abandoned, or 1/(1 + age in events)", "our choice"
+    )
+    max_fp: int = field(
+        20, "M: the latest distinct false positives that are kept (user scope: a sample of them)", "our choice", ge=1
+    )
+    denominator: Literal["active_fp", "all"] = field(
+        "active_fp", "mean over positions that have false positives, or over all positions", "our choice"
+    )
+    reduction: Literal["mean", "sum"] = field(
+        "mean", "mean over the batch's positions of both terms, or their sum as printed in the paper", "our choice"
+    )
+
+
+class ModelConfig(Section):
+    """What is trained."""
+
+    method: Literal["vanilla", "vanilla_tp_target", "fp_simple", "fp_metric", "fp_adametric"] = field(
+        "fp_adametric", "see fp_tfrs/methods.py", "FP-AdaMetric"
+    )
+    tower: NarmConfig = field(NarmConfig(), "session tower")
+    cosine_scale: float | None = field(
+        None,
+        "null: the score is the dot product (FP-AdaMetric eq. 4); a number, about 12 to 16: that times the cosine, so that "
+        "popular items don't win by their norm; helps where data is scarce",
+        "NISER (Gupta et al., 2019) has 16",
+        gt=0,
+    )
+    loss: LossConfig = field(LossConfig(), "metric term")

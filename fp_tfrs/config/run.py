@@ -1,0 +1,89 @@
+"""The whole file: how a model is trained, judged and served, and `RunConfig`, which holds every section."""
+
+from __future__ import annotations
+
+import difflib
+
+import pydantic
+
+from fp_tfrs.config.data import DataConfig
+from fp_tfrs.config.model import ModelConfig
+from fp_tfrs.config.section import Section, field
+
+CUTOFFS = (5, 10, 20, 50, 100)
+
+
+class TrainingConfig(Section):
+    """How it is trained."""
+
+    batch_size: int = field(128, "sessions per step", "≈ 512 targets, as NARM and STAMP", ge=1)
+    learning_rate: float = field(1e-3, "of Adam", "NARM, SR-GNN, SDM", gt=0)
+    clip_norm: float = field(5.0, "limit of the gradient's global norm", "SDM", gt=0)
+    max_epochs: int = field(30, "epochs at most", "NARM, STAMP, SR-GNN code", ge=1)
+    patience: int = field(5, "epochs without a better validation MRR@20 before training stops", "our choice", ge=1)
+    length_buckets: tuple[int, ...] = field(
+        (4, 8, 16, 32), "sessions of similar length share a batch: upper bounds", "our choice"
+    )
+
+
+class ValidationConfig(Section):
+    """What the data must satisfy before anything is trained on it."""
+
+    schema_file: str | None = field(
+        None, "a TFDV schema (.pbtxt) to hold the data against; null = infer it from the training split"
+    )
+    max_unseen_target_share: float = field(
+        0.5, "share of validation and test targets that training never saw", ge=0, le=1
+    )
+    max_fp_share_change: float = field(
+        0.2, "largest difference of the false-positive share between training and another split", ge=0, le=1
+    )
+
+
+class EvaluationConfig(Section):
+    """How a model is judged. All figures are over the whole catalogue, on the same targets for every method."""
+
+    resamples: int = field(1_000, "bootstrap resamples of the sessions for 95 % intervals", ge=100)
+    floors: dict[str, float] = field({}, "a metric below its floor here is not blessed, e.g. {mrr@20: 0.05}")
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> EvaluationConfig:
+        known = [f"{name}@{k}" for name in ("hr", "mrr", "ndcg") for k in CUTOFFS]
+        for name in self.floors:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1, 0.0)[0]
+                raise ValueError(f"floors has no metric {name!r}; the nearest is {near!r}")
+        return self
+
+
+class ServingConfig(Section):
+    """What the exported model answers."""
+
+    top_k: int = field(100, "items per answer", ge=1)
+    exclude_seen: bool = field(
+        False, "never recommend an item of the request's session", "repeats are legal in sessions"
+    )
+
+
+class RunConfig(Section):
+    """One run: the whole file."""
+
+    name: str = field(..., "the model's name: its folder under serving/", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    seed: int = field(17, "everything random is derived from it", ge=0)
+    data: DataConfig = field(..., "from an event log to sessions")
+    validation: ValidationConfig = field(ValidationConfig(), "what data must satisfy")
+    model: ModelConfig = field(ModelConfig(), "what is trained")
+    training: TrainingConfig = field(TrainingConfig(), "how it is trained")
+    evaluation: EvaluationConfig = field(EvaluationConfig(), "how it is judged")
+    serving: ServingConfig = field(ServingConfig(), "what it answers")
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        if self.model.method != "vanilla" and not self.data.false_positive_when:
+            raise ValueError(
+                f"model.method {self.model.method} learns from false positives, but data.false_positive_when is empty; "
+                "add a rule, or choose method: vanilla"
+            )
+        if self.model.loss.fp_scope == "user" and self.data.columns.user_id is None:
+            raise ValueError("model.loss.fp_scope: user needs data.columns.user_id")
+        return self
