@@ -1,6 +1,6 @@
 # Every target makes what it needs first; `make` alone says what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit lint clean
+.PHONY: help setup run test test-unit lint parity parity-1 parity-2 clean
 
 ifneq ($(wildcard ../shared/data),)
 export FP_TFRS_DATA_DIR ?= $(CURDIR)/../shared/data
@@ -11,6 +11,7 @@ help:
 	@echo 'make test       all tests'
 	@echo 'make test-unit  the tests without whole pipeline runs'
 	@echo 'make lint       style and types'
+	@echo 'make parity     the towers beside published figures: two processes for hours; goes on where it was stopped'
 	@echo 'make setup      only make .venv'
 	@echo 'make clean      remove what make made: .venv, runs/quickstart, caches'
 
@@ -30,6 +31,14 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+parity: setup
+	@$(MAKE) --no-print-directory -j2 parity-1 parity-2
+	@.venv/bin/python benchmarks/parity.py --list
+
+# The processes share the work by lock files.
+parity-1 parity-2:
+	@.venv/bin/python benchmarks/parity.py
 
 clean:
 	rm -rf .venv runs/quickstart build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
