@@ -39,35 +39,42 @@ def load(path: str) -> RunConfig:
 def _one_line(error: pydantic.ValidationError) -> str:
     """The first problem as `path: what is wrong`, with the nearest valid key for an unknown one."""
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where, siblings = _locate(problem["loc"])
     if problem["type"] == "extra_forbidden":
-        siblings = list(_section_at(problem["loc"][:-1]).model_fields)
         near = difflib.get_close_matches(str(problem["loc"][-1]), siblings, 1, 0.0)[0]
         return f"unknown key {where!r}; the nearest valid key is {near!r}"
+    if problem["type"] == "union_tag_invalid":
+        context = problem["ctx"]
+        return f"{where}.name = {context['tag']!r}: Input should be one of {context['expected_tags']}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("value_error", "missing"):
         return f"{where}: {message}" if where else message
     return f"{where} = {problem['input']!r}: {message}"
 
 
-def _section_at(location: tuple[int | str, ...]) -> type[Section]:
-    """The section type at a location of a validation error."""
+def _locate(location: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """A validation error's place as the path in the file, and the keys that are valid there."""
+    path, keys = [], list(RunConfig.model_fields)
     section: type[Section] = RunConfig
+    choices: dict[str, type[Section]] = {}
     for part in location:
-        if isinstance(part, str) and part in section.model_fields:
-            section = _nested(section.model_fields[part].annotation) or section
-    return section
+        if part in choices:  # pydantic names the chosen section, the file does not
+            section = choices[str(part)]
+        else:
+            path.append(str(part))
+            keys = list(section.model_fields)
+        nested = _nested(section.model_fields[part].annotation) if part in section.model_fields else []
+        if len(nested) == 1:
+            section = nested[0]
+        choices = {kind.model_fields["name"].default: kind for kind in nested} if len(nested) > 1 else {}
+    return ".".join(path), keys
 
 
-def _nested(annotation: Any) -> type[Section] | None:
-    """The section type inside an annotation such as `X`, `X | None` or `tuple[X, ...]`."""
+def _nested(annotation: Any) -> list[type[Section]]:
+    """The section types inside an annotation such as `X`, `X | None`, `tuple[X, ...]` or `X | Y`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _nested(argument)
-        if found:
-            return found
-    return None
+        return [annotation]
+    return [found for argument in getattr(annotation, "__args__", ()) for found in _nested(argument)]
 
 
 def explain() -> Iterator[tuple[str, str, str, str, str]]:
@@ -78,14 +85,33 @@ def explain() -> Iterator[tuple[str, str, str, str, str]]:
 def _explain(section: type[Section], prefix: str) -> Iterator[tuple[str, str, str, str, str]]:
     for name, field in section.model_fields.items():
         nested = _nested(field.annotation)
-        if nested and nested is not RuleConfig:
+        if len(nested) > 1:
+            yield from _explain_choice(nested, field, f"{prefix}{name}")
+        elif nested and nested != [RuleConfig]:
             if _is_optional(field.annotation):
                 yield f"{prefix}{name}", "section", "null", field.description or "", ""
-            yield from _explain(nested, f"{prefix}{name}.")
-            continue
-        default = "required" if field.is_required() else json.dumps(field.default)
-        source = (field.json_schema_extra or {})["source"]  # type: ignore[index]
-        yield f"{prefix}{name}", _type_name(field), default, field.description or "", str(source)
+            yield from _explain(nested[0], f"{prefix}{name}.")
+        else:
+            yield _explain_field(field, f"{prefix}{name}")
+
+
+def _explain_choice(
+    choices: list[type[Section]], field: pydantic.fields.FieldInfo, path: str
+) -> Iterator[tuple[str, str, str, str, str]]:
+    """A section of one of several kinds: first its name, then the fields of each as `path (name).field`."""
+    names = [choice.model_fields["name"].default for choice in choices]
+    source = (field.json_schema_extra or {})["source"]  # type: ignore[index]
+    default = json.dumps(field.default.name)
+    yield f"{path}.name", f"one of [{', '.join(names)}]", default, field.description or "", str(source)
+    for name, choice in zip(names, choices, strict=True):
+        rows = _explain(choice, f"{path} ({name}).")
+        yield from (row for row in rows if row[0] != f"{path} ({name}).name")
+
+
+def _explain_field(field: pydantic.fields.FieldInfo, path: str) -> tuple[str, str, str, str, str]:
+    default = "required" if field.is_required() else json.dumps(field.default)
+    source = (field.json_schema_extra or {})["source"]  # type: ignore[index]
+    return path, _type_name(field), default, field.description or "", str(source)
 
 
 def _is_optional(annotation: Any) -> bool:

@@ -59,6 +59,16 @@ def run_cli(capsys, *arguments):
         ({"data__colums": {}}, "unknown key 'data.colums'; the nearest valid key is 'columns'"),
         ({"model": {"loss": {"marign": 2}}}, "unknown key 'model.loss.marign'; the nearest valid key is 'margin'"),
         ({"data__max_bad_share": 2}, "data.max_bad_share = 2"),
+        (
+            {"model": {"tower": {"dropout_embeding": 0}}},
+            "unknown key 'model.tower.dropout_embeding'; the nearest valid key is 'dropout_embedding'",
+        ),
+        (
+            {"model": {"tower": {"name": "gru4rec", "layers": 2}}},
+            "unknown key 'model.tower.layers'; the nearest valid key is 'n_layers'",
+        ),
+        ({"model": {"tower": {"name": "gru5rec"}}}, "model.tower.name = 'gru5rec': Input should be one of 'narm', "),
+        ({"model": {"tower": {"name": "gru4rec", "n_layers": 0}}}, "model.tower.n_layers = 0: "),
         ({"data__false_positive_when": []}, "add a rule, or choose method: vanilla"),
         ({"data__columns": {"item_id": "item_id"}}, "neither session_id nor user_id is mapped"),
         (
@@ -99,6 +109,8 @@ def test_config_explain_gives_every_field_with_meaning_and_source(capsys):
     code, out, _ = run_cli(capsys, "config", "--explain")
     assert code == 0
     assert "model.loss.margin\n    float ≥ 0; default 1.0; source: unknown in the paper" in out
+    assert "model.tower.name\n    one of [narm, gru4rec" in out
+    assert "model.tower (gru4rec).n_layers\n    int ≥ 1; default 1; " in out
     assert len(out.splitlines()) % 3 == 0
 
 

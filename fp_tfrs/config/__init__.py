@@ -7,6 +7,8 @@ section has changed. Reading the file and explaining its fields: `config_file.py
 from fp_tfrs.config.data import (
     ColumnsConfig,
     DataConfig,
+    HistoryConfig,
+    MeasureConfig,
     RuleConfig,
     SessionsConfig,
     SimulationConfig,
@@ -16,24 +18,29 @@ from fp_tfrs.config.data import (
 from fp_tfrs.config.model import LossConfig, ModelConfig
 from fp_tfrs.config.run import CUTOFFS, EvaluationConfig, RunConfig, ServingConfig, TrainingConfig, ValidationConfig
 from fp_tfrs.config.section import Section, dump, fingerprint, parse
-from fp_tfrs.config.towers import NarmConfig
+from fp_tfrs.config.towers import Gru4RecConfig, NarmConfig, SasRecConfig, TowerConfig
 
 __all__ = [
     "CUTOFFS",
     "ColumnsConfig",
     "DataConfig",
     "EvaluationConfig",
+    "Gru4RecConfig",
+    "HistoryConfig",
     "LossConfig",
+    "MeasureConfig",
     "ModelConfig",
     "NarmConfig",
     "RuleConfig",
     "RunConfig",
+    "SasRecConfig",
     "Section",
     "ServingConfig",
     "SessionsConfig",
     "SimulationConfig",
     "SourceConfig",
     "SplitConfig",
+    "TowerConfig",
     "TrainingConfig",
     "ValidationConfig",
     "dump",

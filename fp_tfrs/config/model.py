@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fp_tfrs.config.section import Section, field
-from fp_tfrs.config.towers import NarmConfig
+from fp_tfrs.config.towers import NarmConfig, TowerConfig
 
 
 class LossConfig(Section):
@@ -75,7 +75,7 @@ class ModelConfig(Section):
     method: Literal["vanilla", "vanilla_tp_target", "fp_simple", "fp_metric", "fp_adametric"] = field(
         "fp_adametric", "see fp_tfrs/methods.py", "FP-AdaMetric"
     )
-    tower: NarmConfig = field(NarmConfig(), "session tower")
+    tower: TowerConfig = field(NarmConfig(), "session tower")
     cosine_scale: float | None = field(
         None,
         "null: the score is the dot product (FP-AdaMetric eq. 4); a number, about 12 to 16: that times the cosine, so that "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+import pydantic
 
 from fp_tfrs.config.section import Section, field
 
@@ -26,3 +28,75 @@ class NarmConfig(Section):
     )
     dropout_embedding: float = field(0.25, "dropout on item embeddings", "NARM", ge=0, lt=1)
     dropout_context: float = field(0.5, "dropout on the two session vectors", "NARM", ge=0, lt=1)
+
+
+class Gru4RecConfig(Section):
+    """GRU4Rec (Hidasi et al., ICLR 2016). Variants: code = the authors' PyTorch version, RecBole = RecBole 1.2.1."""
+
+    name: Literal["gru4rec"] = field("gru4rec", "session tower")
+    embedding_dim: int = field(100, "item embedding D", "as the other towers; RecBole's is 64", ge=1)
+    hidden_dim: int = field(100, "GRU state", "GRU4Rec; RecBole has 128", ge=1)
+    n_layers: int = field(1, "GRU layers, each with hidden_dim units", "GRU4Rec", ge=1)
+    has_gru_bias: bool = field(True, "bias in the GRU (code); RecBole has none", "GRU4Rec's code")
+    is_reset_after: bool = field(
+        True, "GRU's reset gate after the recurrent product (code, RecBole) or before (paper)", "GRU4Rec's code"
+    )
+    has_projection: bool = field(
+        True, "a dense layer from GRU state to D (RecBole); without it (code) hidden_dim must be D", "RecBole"
+    )
+    dropout_embedding: float = field(0.3, "dropout on item embeddings", "RecBole", ge=0, lt=1)
+    dropout_hidden: float = field(0.0, "dropout on the output of each GRU layer (code)", "RecBole", ge=0, lt=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Gru4RecConfig:
+        if not self.has_projection and self.hidden_dim != self.embedding_dim:
+            raise ValueError(
+                f"has_projection: false needs hidden_dim = embedding_dim, not {self.hidden_dim} and {self.embedding_dim}"
+            )
+        return self
+
+
+class SasRecConfig(Section):
+    """SASRec (Kang and McAuley, ICDM 2018). Variants: code = authors' code, RecBole = RecBole 1.2.1."""
+
+    name: Literal["sasrec"] = field("sasrec", "session tower")
+    embedding_dim: int = field(100, "item embedding D", "as the other towers; SASRec has 50, RecBole 64", ge=1)
+    n_layers: int = field(2, "self-attention blocks", "SASRec", ge=1)
+    n_heads: int = field(2, "attention heads, a divisor of D; the code has 1", "RecBole", ge=1)
+    hidden_dim: int = field(256, "units inside a block's feed-forward net; the code has D", "RecBole", ge=1)
+    block: Literal["pre_norm", "post_norm", "code"] = field(
+        "pre_norm",
+        "layer norm before attention and feed-forward net, after them (RecBole), or of queries and residual only (code)",
+        "our choice: trains without warm-up",
+    )
+    activation: Literal["gelu", "relu"] = field(
+        "gelu", "of the feed-forward net: gelu (RecBole), relu (code)", "RecBole"
+    )
+    norm_epsilon: float = field(1e-8, "added to the variance in layer norms; RecBole has 1e-12", "SASRec's code", gt=0)
+    is_embedding_scaled: bool = field(False, "item embeddings times √D before positions are added (code)", "RecBole")
+    max_positions: int = field(50, "learned positions; at least data.sessions.max_length", "SASRec; RecBole", ge=1)
+    dropout: float = field(
+        0.2,
+        "on embeddings, attention weights and the results of a block's parts",
+        "RecBole-GNN on Diginetica",
+        ge=0,
+        lt=1,
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> SasRecConfig:
+        if self.embedding_dim % self.n_heads:
+            raise ValueError(f"embedding_dim {self.embedding_dim} is not a multiple of n_heads {self.n_heads}")
+        return self
+
+
+def _name_the_default(values: Any) -> Any:
+    """A section without a name is NARM's."""
+    return {"name": "narm", **values} if isinstance(values, dict) else values
+
+
+TowerConfig = Annotated[
+    NarmConfig | Gru4RecConfig,
+    pydantic.Field(discriminator="name"),
+    pydantic.BeforeValidator(_name_the_default),
+]

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from fp_tfrs.config import NarmConfig
+from fp_tfrs.config import TowerConfig
+from fp_tfrs.towers.gru4rec import Gru4RecTower
 from fp_tfrs.towers.narm import NarmTower
 
 TOWERS = {
     "narm": NarmTower,
+    "gru4rec": Gru4RecTower,
 }
 
 
-def build_tower(config: NarmConfig, seed: int) -> tf.keras.layers.Layer:
+def build_tower(config: TowerConfig, seed: int) -> tf.keras.layers.Layer:
     """The tower that the section names; its weights and its dropout follow from the seed."""
     return TOWERS[config.name](config, seed, name=config.name)
