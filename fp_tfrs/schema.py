@@ -1,4 +1,4 @@
-"""Names of every feature on the data's way, and the reserved item indices: the only place where a feature is named.
+"""Names of every feature on the data's way, and the reserved indices: the only place where a feature is named.
 
 Raw examples (`tf.train.Example`, one per session, written by `preprocess.py`) → transformed examples (item indices
 instead of item ids, written by Transform with `transform.py`) → batches (padded tensors, made by `dataset.py`).
@@ -7,6 +7,8 @@ instead of item ids, written by Transform with `transform.py`) → batches (padd
 PAD_INDEX = 0  # fills a sequence up to the batch's length; never scored
 OOV_INDEX = 1  # an item that the training split does not have often enough; never input, target or recommended
 FIRST_ITEM_INDEX = 2  # the vocabulary's first item; index = vocabulary position + FIRST_ITEM_INDEX
+UNKNOWN_USER_INDEX = 0  # no user, or one that the training split does not have
+FIRST_USER_INDEX = 1  # the user vocabulary's first user; index = vocabulary position + FIRST_USER_INDEX
 
 # Splits, in time order.
 TRAIN = "train"
@@ -14,18 +16,33 @@ VALID = "valid"
 TEST = "test"
 SPLITS = (TRAIN, VALID, TEST)
 
-# Raw example. Parallel lists of one length, oldest event first, but for the two scalars and the unclicked items.
+# Raw example. Parallel lists of one length, oldest event first, but for the two scalars, the unclicked items and the
+# history. The columns of `data.columns.feedback` go with them under their own names.
 SESSION_ID = "session_id"  # bytes[1]
 USER_ID = "user_id"  # bytes[1]; b"" without users
 ITEM_ID = "item_id"  # bytes[n]
 TIMESTAMP_S = "timestamp_s"  # int64[n], whole seconds since 1970 UTC, rounded down
 IS_FALSE_POSITIVE = "is_false_positive"  # int64[n], 1 = clicked and abandoned
 UNCLICKED_ITEM_ID = "unclicked_item_id"  # bytes[*], shown and not clicked before the session; empty without impressions
-RESERVED_FEATURES = (SESSION_ID, USER_ID, ITEM_ID, TIMESTAMP_S, IS_FALSE_POSITIVE, UNCLICKED_ITEM_ID)
+HISTORY_ITEM_ID = "history_item_id"  # bytes[*], kept in the user's past, latest first; only there with `data.history`
+RESERVED_FEATURES = (
+    SESSION_ID,
+    USER_ID,
+    ITEM_ID,
+    TIMESTAMP_S,
+    IS_FALSE_POSITIVE,
+    UNCLICKED_ITEM_ID,
+    HISTORY_ITEM_ID,
+)
 
-# Transformed example: SESSION_ID and IS_FALSE_POSITIVE as above, and
+# Transformed example: SESSION_ID, USER_ID, TIMESTAMP_S and IS_FALSE_POSITIVE as above, and
 ITEM_INDEX = "item_index"  # int64[n], FIRST_ITEM_INDEX.. or OOV_INDEX
 ITEM_VOCABULARY = "item_id_vocabulary"  # name of the vocabulary asset: one item_id a line, most frequent first
+# Only where they are asked for:
+USER_INDEX = "user_index"  # int64[1], FIRST_USER_INDEX.. or UNKNOWN_USER_INDEX
+USER_VOCABULARY = "user_id_vocabulary"  # as ITEM_VOCABULARY, of the training split's users: most sessions first
+HISTORY_INDEX = "history_index"  # int64[*], as ITEM_INDEX, of HISTORY_ITEM_ID
+SATISFACTION = "satisfaction"  # float32[n], `data.satisfaction` of each event: higher = liked more; NaN = not measured
 
 # Training batch (letters as everywhere: B sessions, T steps, M false positives).
 # ITEM_INDEX            int32 [B, T]    the method's input events, right-padded with PAD_INDEX, without OOV_INDEX

@@ -66,24 +66,30 @@ class ColumnsConfig(Section):
         return self
 
 
-class RuleConfig(Section):
-    """A comparison on one feedback column, or on the ratio of two: `{column: rating, op: "<=", value: 5}` or
-    `{ratio: [play_time_ms, duration_ms], op: "<", value: 0.3}` (a ratio with denominator 0 is never true)."""
+class MeasureConfig(Section):
+    """A value of each event: one feedback column, or the ratio of two: `{column: dwell_s}` or
+    `{ratio: [play_time_ms, duration_ms]}`."""
 
     column: str | None = field(None, "a feedback column")
     ratio: tuple[str, str] | None = field(None, "numerator and denominator, both numeric feedback columns")
-    op: Literal["<", "<=", ">", ">=", "==", "!="] = field(..., "comparison")
-    value: bool | int | float | str = field(..., "what to compare with")
 
     @pydantic.model_validator(mode="after")
-    def _check(self) -> RuleConfig:
+    def _check(self) -> MeasureConfig:
         if (self.column is None) == (self.ratio is None):
-            raise ValueError("a rule has either column or ratio")
+            raise ValueError("give either column or ratio")
         return self
 
     @property
     def columns(self) -> tuple[str, ...]:
         return self.ratio or (self.column,)  # type: ignore[return-value]
+
+
+class RuleConfig(MeasureConfig):
+    """A comparison on such a value: `{column: rating, op: "<=", value: 5}` or
+    `{ratio: [play_time_ms, duration_ms], op: "<", value: 0.3}` (a ratio with denominator 0 is never true)."""
+
+    op: Literal["<", "<=", ">", ">=", "==", "!="] = field(..., "comparison")
+    value: bool | int | float | str = field(..., "what to compare with")
 
 
 class SessionsConfig(Section):
@@ -94,6 +100,13 @@ class SessionsConfig(Section):
     )
     min_length: int = field(2, "shorter sessions are dropped, and counted", "SR-GNN's preprocessing", ge=2)
     max_length: int = field(50, "of longer sessions the last events are kept", "SDM; RecBole", ge=2)
+
+
+class HistoryConfig(Section):
+    """What a session knows of its user's past: the items kept in earlier sessions, each once, latest first."""
+
+    max_items: int = field(20, "H: the latest items that are kept", "SDM", ge=1)
+    window_days: float = field(7.0, "how long before the session's start they were clicked at most", "SDM", gt=0)
 
 
 class SplitConfig(Section):
@@ -122,7 +135,13 @@ class DataConfig(Section):
         (), "all must hold for a row to be a click; other rows are impressions, counted and left out"
     )
     false_positive_when: tuple[RuleConfig, ...] = field((), "a click for which any of these holds is a false positive")
+    satisfaction: MeasureConfig | None = field(
+        None,
+        "how much a click was liked, higher = more: dwell, share of it, or rating, as {column: …} or {ratio: [… , …]}; "
+        "null = not measured",
+    )
     sessions: SessionsConfig = field(SessionsConfig(), "sessions")
+    history: HistoryConfig | None = field(None, "users' pasts, for towers with a long-term part; null = none")
     split: SplitConfig = field(SplitConfig(), "splits")
     min_item_support: int = field(
         5, "clicks in the training split below which an item is out of the catalogue", "SR-GNN's preprocessing", ge=1
@@ -136,14 +155,26 @@ class DataConfig(Section):
             for rule in rules:
                 for column in rule.columns:
                     _check_rule_column(where, rule, column, self.columns.feedback)
+        for column in self.satisfaction.columns if self.satisfaction else ():
+            kind = _kind_of("satisfaction", column, self.columns.feedback)
+            if kind not in ("float", "int"):
+                raise ValueError(
+                    f"satisfaction needs numbers, but {column!r} is declared {kind}; declare it float or int"
+                )
+        if self.history is not None and self.columns.user_id is None:
+            raise ValueError("history needs columns.user_id: without users nobody has a past")
         return self
 
 
-def _check_rule_column(where: str, rule: RuleConfig, column: str, feedback: Mapping[str, str]) -> None:
-    kind = feedback.get(column)
-    if kind is None:
+def _kind_of(where: str, column: str, feedback: Mapping[str, str]) -> str:
+    if column not in feedback:
         known = ", ".join(sorted(feedback)) or "none"
         raise ValueError(f"{where} uses column {column!r}, which columns.feedback does not list (it has: {known})")
+    return feedback[column]
+
+
+def _check_rule_column(where: str, rule: RuleConfig, column: str, feedback: Mapping[str, str]) -> None:
+    kind = _kind_of(where, column, feedback)
     numeric = isinstance(rule.value, (int, float)) and not isinstance(rule.value, bool)
     fits = {
         "float": numeric,
