@@ -96,7 +96,7 @@ def _name_the_default(values: Any) -> Any:
 
 
 TowerConfig = Annotated[
-    NarmConfig | Gru4RecConfig,
+    NarmConfig | Gru4RecConfig | SasRecConfig,
     pydantic.Field(discriminator="name"),
     pydantic.BeforeValidator(_name_the_default),
 ]

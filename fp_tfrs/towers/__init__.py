@@ -15,10 +15,12 @@ import tensorflow as tf
 from fp_tfrs.config import TowerConfig
 from fp_tfrs.towers.gru4rec import Gru4RecTower
 from fp_tfrs.towers.narm import NarmTower
+from fp_tfrs.towers.sasrec import SasRecTower
 
 TOWERS = {
     "narm": NarmTower,
     "gru4rec": Gru4RecTower,
+    "sasrec": SasRecTower,
 }
 
 
