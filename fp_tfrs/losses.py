@@ -1,10 +1,10 @@
-"""Losses as pure functions of tensors: next-item cross-entropy, and the triplet of session, target and false positives.
+"""Losses as pure functions of tensors: the triplet of session, target and false positives.
 
-Session embeddings come from a tower, item embeddings from the item table; `model.py` adds the terms up:
+Session embeddings come from a tower, item embeddings from the item table; `task.py` adds the terms up:
 
-    loss = reduce(next_item_loss) + λ · reduce(metric_hinge)
+    loss = reduce(next-item loss, of `next_item.py`) + λ · reduce(metric_hinge)
 
-Source: FP-AdaMetric (Jeong et al., AAAI 2022), equations 4, 5 and 8–11. Where the paper leaves a choice, `LossConfig`
+Source: FP-AdaMetric (Jeong et al., AAAI 2022), equations 4 and 8–11. Where the paper leaves a choice, `LossConfig`
 holds it.
 """
 
@@ -15,27 +15,6 @@ from typing import Literal
 import tensorflow as tf
 
 from fp_tfrs.config import LossConfig
-from fp_tfrs.schema import FIRST_ITEM_INDEX
-
-
-def next_item_loss(session_embeddings: tf.Tensor, item_embeddings: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-    """−log softmax over the whole catalogue at every target (eqs. 4, 5); padding and out of vocabulary are never scored.
-
-    Args:
-        session_embeddings: `<float>[B, T, D]`
-        item_embeddings: `<float>[V, D]`, the table's rows FIRST_ITEM_INDEX..
-        label: `<int>[B, T]` item index of the target; below FIRST_ITEM_INDEX there is none.
-
-    Returns:
-        `<float>[N]`, one for each of the N targets, in order of B, then T.
-
-    Example: with embeddings 1, 0, −1 of three items (D = 1), session embedding ln 2 and the first item as target, the
-    scores are ln 2, 0, −ln 2, the probabilities 2/3.5, 1/3.5, 0.5/3.5, and the loss is ln(3.5/2) = 0.5596.
-    """
-    is_target = label >= FIRST_ITEM_INDEX
-    scores = tf.matmul(tf.boolean_mask(session_embeddings, is_target), item_embeddings, transpose_b=True)
-    position = tf.boolean_mask(label, is_target) - FIRST_ITEM_INDEX
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(position, scores)
 
 
 def similarity(a: tf.Tensor, b: tf.Tensor, kind: Literal["dot", "scaled_dot", "cosine"]) -> tf.Tensor:

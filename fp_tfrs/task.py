@@ -10,8 +10,9 @@ import tensorflow_recommenders as tfrs
 
 from fp_tfrs.config import ModelConfig
 from fp_tfrs.gate import AdaptiveGate, hard_gate
-from fp_tfrs.losses import metric_hinge, next_item_loss, pairwise_similarity, reduce_loss
+from fp_tfrs.losses import metric_hinge, pairwise_similarity, reduce_loss
 from fp_tfrs.methods import METHODS
+from fp_tfrs.next_item import next_item_loss
 from fp_tfrs.schema import FIRST_ITEM_INDEX
 
 

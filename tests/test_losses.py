@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from fp_tfrs.config import LossConfig
 from fp_tfrs.gate import AdaptiveGate, hard_gate
-from fp_tfrs.losses import metric_hinge, next_item_loss, pairwise_similarity, reduce_loss, similarity
+from fp_tfrs.losses import metric_hinge, pairwise_similarity, reduce_loss, similarity
 
 SIMILARITIES = ("dot", "scaled_dot", "cosine")
 OPTIONS = list(itertools.product(SIMILARITIES, ("of_mean", "per_fp"), ("mean", "sum", "softmax")))
@@ -44,38 +44,7 @@ def _assert_directional_derivative(function, variables, seed=1):
     np.testing.assert_allclose(slope, (value_at(1e-6) - value_at(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-7)
 
 
-# --- next-item loss
-
-
-def test_next_item_loss_worked_example():
-    loss = next_item_loss(
-        tf.constant([[[np.log(2.0)]]], tf.float32), tf.constant([[1.0], [0.0], [-1.0]]), tf.constant([[2]])
-    )
-    np.testing.assert_allclose(loss, [np.log(3.5 / 2)], rtol=1e-6)
-
-
-def test_next_item_loss_is_the_catalogues_cross_entropy_at_targets_only():
-    random = np.random.default_rng(0)
-    session, items = (tf.Variable(random.normal(size=shape)) for shape in ((B, T, D), (7, D)))
-    label = np.array([[2, 0, 8, 1], [0, 0, 0, 0], [5, 5, 0, 3]])
-    expected = [
-        np.log(np.exp(items.numpy() @ session.numpy()[b, t]).sum())
-        - items.numpy()[label[b, t] - 2] @ session.numpy()[b, t]
-        for b, t in np.argwhere(label >= 2)
-    ]
-    np.testing.assert_allclose(next_item_loss(session, items, tf.constant(label)), expected)
-    _assert_directional_derivative(
-        lambda: reduce_loss(next_item_loss(session, items, tf.constant(label)), 4, "mean"), [session, items]
-    )
-
-
-def test_a_batch_without_targets_has_loss_and_gradient_zero():
-    session, items = tf.Variable(tf.ones([2, 3, D])), tf.Variable(tf.ones([4, D]))
-    with tf.GradientTape() as tape:
-        loss = reduce_loss(next_item_loss(session, items, tf.zeros([2, 3], tf.int32)), 0, "mean")
-    assert loss == 0
-    for gradient in tape.gradient(loss, [session, items]):
-        assert not tf.convert_to_tensor(gradient).numpy().any()
+# --- reduction
 
 
 def test_reduce_loss_worked_example():

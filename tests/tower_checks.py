@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from fp_tfrs.losses import next_item_loss
+from fp_tfrs.next_item import next_item_loss
 from fp_tfrs.towers.inputs import TowerInputs
 from fp_tfrs.towers.items import ItemTable
 
