@@ -20,7 +20,9 @@ class AdaptiveGate(tf.keras.layers.Layer):
 
     gate_gradient: "joint" trains the gate, and through it the embeddings, on the loss. On an active hinge this lowers
     the weight of just those false positives that are similar to the session. "stop" leaves the gate as it was drawn;
-    "reverse" trains the gate, and nothing through it, to raise the loss.
+    "reverse" trains the gate, and nothing through it, to raise the loss. "supervised" trains the gate, and nothing
+    through it, on `degree_loss` alone: the weight means what it is named after, and what tells the method from
+    FP-Metric stays the metric term, not a second task of the embeddings.
     """
 
     def __init__(self, embedding_dim: int, config: LossConfig, seed: int, **kwargs):
@@ -49,9 +51,13 @@ class AdaptiveGate(tf.keras.layers.Layer):
         fp_probability: tf.Tensor,
     ) -> tf.Tensor:
         """[B, T, D], [B, T, D], [B, M, D], [B, T, M] (0 = not in the position's set) → `<float>[B, T, M]` weights."""
+        return self.weight(self.logits(session_embeddings, label_embeddings, fp_embeddings), fp_probability)
+
+    def logits(self, session_embeddings: tf.Tensor, label_embeddings: tf.Tensor, fp_embeddings: tf.Tensor) -> tf.Tensor:
+        """[B, T, D], [B, T, D], [B, M, D] → `<float>[B, T, M]`: what goes into the activation a."""
         config = self._config
         inputs = [session_embeddings, label_embeddings, fp_embeddings]
-        if config.gate_gradient == "reverse":
+        if config.gate_gradient in ("reverse", "supervised"):
             inputs = [tf.stop_gradient(x) for x in inputs]
         by_position, by_label, by_fp = inputs
         if config.gate_inputs == "figure":
@@ -62,17 +68,48 @@ class AdaptiveGate(tf.keras.layers.Layer):
             position_part = tf.matmul(by_position, session_kernel)
         fp_part = tf.matmul(by_fp, fp_kernel) + self.hidden_bias
         hidden = tf.nn.relu(position_part[:, :, tf.newaxis] + fp_part[:, tf.newaxis])  # [B, T, M, H]
-        weight = self._activate(tf.squeeze(tf.matmul(hidden, self.output_kernel), -1), fp_probability)
-        if config.gate_gradient == "stop":
+        logits = tf.squeeze(tf.matmul(hidden, self.output_kernel), -1)
+        return logits if config.gate == "softmax" else logits + self.output_bias
+
+    def weight(self, logits: tf.Tensor, fp_probability: tf.Tensor) -> tf.Tensor:
+        """`logits` and p(fp), both [B, T, M] → `<float>[B, T, M]` weights, with the gradient that gate_gradient names."""
+        config = self._config
+        if config.gate == "softmax":
+            weight = _softmax_weight(logits, fp_probability)
+        else:
+            weight = tf.keras.activations.get(config.gate)(logits)
+        if config.gate_gradient in ("stop", "supervised"):
             return tf.stop_gradient(weight)
         if config.gate_gradient == "reverse":
             return 2 * tf.stop_gradient(weight) - weight  # the same value, its gradient negated
         return weight
 
-    def _activate(self, logits: tf.Tensor, fp_probability: tf.Tensor) -> tf.Tensor:
-        if self._config.gate == "softmax":
-            return _softmax_weight(logits, fp_probability)
-        return tf.keras.activations.get(self._config.gate)(logits + self.output_bias)
+
+def degree_loss(logits: tf.Tensor, fp_probability: tf.Tensor, fp_degree: tf.Tensor) -> tf.Tensor:
+    """What trains a "supervised" gate: −d log σ(z) − (1 − d) log(1 − σ(z)), z its logit, d the measured degree of dislike.
+
+    The mean, weighted by p, over those false positives of a position whose degree is known. It needs no weight of its
+    own in the loss: nothing but the gate gets its gradient, and Adam's steps don't depend on a gradient's scale.
+
+    Source: our choice; FP-AdaMetric calls the gate's weight the degree of dislike, but nothing in its loss says so.
+
+    Args:
+        logits: `<float>[B, T, M]` of `AdaptiveGate.logits`
+        fp_probability: `<float>[B, T, M]` unnormalised p ≥ 0; 0 = not in the position's set
+        fp_degree: `<float>[B, M]` in [0, 1] (`dislike.py`); NaN or negative = unknown
+
+    Returns:
+        `<float>[B, T]`, 0 where no degree is known.
+
+    Example: z = 0 and ln 3, so weights 1/2 and 3/4, degrees 1 and 1/2, p equal: ln 2 and
+    −(log 3/4 + log 1/4)/2 = 0.8370, the loss 0.7651.
+    """
+    is_known = fp_degree >= 0  # which NaN is not
+    degree = tf.broadcast_to(tf.where(is_known, fp_degree, 0)[:, tf.newaxis], tf.shape(logits))
+    cost = tf.nn.sigmoid_cross_entropy_with_logits(degree, logits)
+    known_probability = tf.where(is_known[:, tf.newaxis], fp_probability, 0)
+    share = tf.math.divide_no_nan(known_probability, tf.reduce_sum(known_probability, -1, keepdims=True))
+    return tf.reduce_sum(share * cost, -1)
 
 
 def hard_gate(

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
+import pydantic
+
 from fp_tfrs.config.section import Section, field
 from fp_tfrs.config.towers import NarmConfig, TowerConfig
 
 
 class LossConfig(Section):
-    """The metric term of FP-Metric and FP-AdaMetric (AAAI 2022, eqs. 8–11); used by those methods only."""
+    """What false positives add to the loss: the metric term of FP-Metric and FP-AdaMetric (AAAI 2022, eqs. 8–11), and
+    those of the other methods of `methods.py`."""
 
-    lambda_fp: float = field(0.1, "weight λ of the metric term", "unknown in the paper; to be tuned in .001 … 10", ge=0)
+    lambda_fp: float = field(
+        0.1, "weight λ of the false positives' term", "unknown in the paper; to be tuned in .001 … 10", ge=0
+    )
     margin: float = field(
         1.0, "margin m of the hinge; choose ≈ 0.3 with cosine", "unknown in the paper; to be tuned in .1 … 10", ge=0
     )
@@ -31,10 +36,10 @@ class LossConfig(Section):
         "fp_adametric: output of the adaptive module; hard = M·softmax(D/temperature) of the similarity itself",
         "FP-AdaMetric Fig. 2(b)",
     )
-    gate_gradient: Literal["joint", "stop", "reverse"] = field(
+    gate_gradient: Literal["joint", "stop", "reverse", "supervised"] = field(
         "joint",
-        "fp_adametric: train the gate on the loss, not at all, or against it",
-        "FP-AdaMetric; stop, reverse: our choice",
+        "fp_adametric: train the gate on the loss, not at all, against it, or on the measured degree of dislike",
+        "FP-AdaMetric; the others: our choice",
     )
     gate_inputs: Literal["figure", "text"] = field(
         "figure",
@@ -67,6 +72,33 @@ class LossConfig(Section):
     reduction: Literal["mean", "sum"] = field(
         "mean", "mean over the batch's positions of both terms, or their sum as printed in the paper", "our choice"
     )
+    fp_logit_margin: float = field(
+        1.0, "fp_softmax: μ, added to the scores of false positives in training; to be tuned in .3 … 4", gt=0, le=50
+    )
+    not_to_recommend_form: Literal["sigmoid", "softmax"] = field(
+        "sigmoid",
+        "not_to_recommend: P(fp) = σ(score), or the softmax of next_item full_softmax, whose gradient is about 1/V",
+        "our choice; softmax: Wang et al., RecSys 2023",
+    )
+    contrastive_temperature: float = field(
+        0.1, "fp_contrastive: τ, which the cosines are divided by", "Seshadri & Knees, 2023, as PNFRec has it", gt=0
+    )
+    satisfaction_weight: float = field(
+        1.0, "entire_space: weight of the loss of the satisfaction head", "our choice", ge=0
+    )
+    satisfaction_beta: float = field(
+        0.5, "entire_space: β, weight of the satisfaction logit in the score; about the share of abandoned clicks", ge=0
+    )
+    satisfaction_dim: int = field(16, "entire_space: dimension that sessions and items are compared in", ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> LossConfig:
+        if self.gate_gradient == "supervised" and self.gate != "sigmoid":
+            raise ValueError(
+                "gate_gradient: supervised compares the gate's output with a degree between 0 and 1, "
+                f"which gate: {self.gate} does not keep to; use gate: sigmoid"
+            )
+        return self
 
 
 class ModelConfig(Section):
