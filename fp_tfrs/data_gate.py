@@ -14,7 +14,9 @@ from fp_tfrs.manifest import Manifest
 
 # Ids are open sets: TFDV infers a closed domain for a string feature with few values, and later ids break it. How many
 # items are new is measured by the share of unseen targets instead.
-OPEN_FEATURES = frozenset({schema.SESSION_ID, schema.USER_ID, schema.ITEM_ID, schema.UNCLICKED_ITEM_ID})
+OPEN_FEATURES = frozenset(
+    {schema.SESSION_ID, schema.USER_ID, schema.ITEM_ID, schema.UNCLICKED_ITEM_ID, schema.HISTORY_ITEM_ID}
+)
 _UNEXPECTED_VALUES = "ENUM_TYPE_UNEXPECTED_STRING_VALUES"
 
 

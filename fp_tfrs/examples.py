@@ -18,11 +18,12 @@ def shard_path(split: str, shard: int, n_shards: int) -> str:
     return f"Split-{split}/sessions-{shard:05d}-of-{n_shards:05d}.gz"
 
 
-def encode_session(session: Session, feedback_kinds: Mapping[str, str]) -> bytes:
+def encode_session(session: Session, feedback_kinds: Mapping[str, str], has_history: bool = False) -> bytes:
     """The session as a serialized `tf.train.Example`.
 
     Args:
       feedback_kinds: `data.columns.feedback`. float becomes a float list, int and bool int64, string bytes.
+      has_history: write the history, also where it is empty; without, the feature is not there.
     """
     import tensorflow as tf
 
@@ -40,6 +41,8 @@ def encode_session(session: Session, feedback_kinds: Mapping[str, str]) -> bytes
         schema.IS_FALSE_POSITIVE: int_feature(session.is_false_positive),
         schema.UNCLICKED_ITEM_ID: bytes_feature([]),
     }
+    if has_history:
+        features[schema.HISTORY_ITEM_ID] = bytes_feature(session.history_item_id)
     for name, values in session.feedback.items():
         kind = feedback_kinds[name]
         if kind == "float":
@@ -70,6 +73,7 @@ def decode_session(record: bytes) -> Session:
         timestamp_s=tuple(features[schema.TIMESTAMP_S].int64_list.value),
         is_false_positive=tuple(map(bool, features[schema.IS_FALSE_POSITIVE].int64_list.value)),
         feedback=feedback,
+        history_item_id=texts(schema.HISTORY_ITEM_ID),
     )
 
 

@@ -1,4 +1,4 @@
-"""The Beam steps of `preprocess.py`: log files → events → sessions → splits → example files.
+"""The Beam steps of `preprocess.py`: log files → events → sessions (→ histories) → splits → example files.
 
 Rows are shuffled as plain tuples of plain values, many to an element, since Beam's cost is per element. Counts come
 out as one file of facts that is read when the pipeline has finished; runners' own counters may count retries twice.
@@ -7,8 +7,10 @@ out as one file of facts that is read when the pipeline has finished; runners' o
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import json
+import operator
 import os
 import uuid
 import zlib
@@ -19,9 +21,10 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
 from fp_tfrs import examples, schema
-from fp_tfrs.config import DataConfig
+from fp_tfrs.config import DataConfig, HistoryConfig
 from fp_tfrs.errors import InputError
 from fp_tfrs.events import Event, Tally, read_events
+from fp_tfrs.histories import add_histories
 from fp_tfrs.sessions import Session, StartHistogram, assign_split, count_targets, cut_sessions
 
 FACTS_FILE = "facts.json"
@@ -29,6 +32,7 @@ _DEAD_LETTERS = "dead-letters"
 _BATCH_ROWS = 100_000  # events that are grouped in memory before they are shuffled
 _BATCH_ITEMS = 100_000
 _COUNTS, _RANGES, _STARTS, _ITEMS = "counts", "ranges", "starts", "items"
+_fields = operator.attrgetter(*(field.name for field in dataclasses.fields(Session)))  # Session → plain tuple
 
 # Counts of one item: clicks in train, then how often it is a target in each split.
 _IN_TRAIN = 0
@@ -85,7 +89,15 @@ class WriteSessions(beam.PTransform):
             | "CountStarts" >> beam.CombineGlobally(_MergeStarts())
             | "FindCuts" >> beam.Map(_find_cuts, data)
         )
-        split = cut.sessions | "SplitSessions" >> beam.ParDo(
+        sessions = cut.sessions
+        if data.history is not None and data.columns.session_id is not None:  # else `_CutSessions` has done it
+            sessions = (
+                sessions
+                | "KeyByUser" >> beam.Map(_key_by_user)
+                | "GroupUsers" >> beam.GroupByKey()
+                | "AddHistories" >> beam.FlatMap(_add_histories, data.history)
+            )
+        split = sessions | "SplitSessions" >> beam.ParDo(
             _SplitSessions(data, self._seed), cuts_s=beam.pvalue.AsSingleton(cuts_s)
         ).with_outputs(_COUNTS, _RANGES, _ITEMS, main="examples")
         item_counts = (
@@ -167,7 +179,10 @@ class _ReadEvents(beam.DoFn):
 
 
 class _CutSessions(beam.DoFn):
-    """(session key, its batches of events) → plain session tuples, counts, and a histogram of their starts."""
+    """(session key, its batches of events) → plain session tuples, counts, and a histogram of their starts.
+
+    Where the key is the user, all of the user's sessions are here, and get their histories at once.
+    """
 
     def __init__(self, data: DataConfig):
         self._data = data
@@ -178,7 +193,7 @@ class _CutSessions(beam.DoFn):
 
     def process(self, element: tuple[str, Iterable[list[tuple[Any, ...]]]]) -> Iterator[Any]:
         key, batches = element
-        columns = self._data.columns
+        columns, history = self._data.columns, self._data.history
         cut = cut_sessions(
             key,
             itertools.chain.from_iterable(batches),
@@ -188,16 +203,12 @@ class _CutSessions(beam.DoFn):
         )
         for name in ("duplicate_events", "short_sessions", "short_events", "cut_events"):
             self._counts[name, ""] += getattr(cut, name)
-        for session in cut.sessions:
+        sessions: Iterable[Session] = cut.sessions
+        if history is not None and columns.session_id is None:
+            sessions = add_histories(sessions, history)
+        for session in sessions:
             self._starts.add(session.timestamp_s[0])
-            yield (
-                session.session_id,
-                session.item_id,
-                session.is_false_positive,
-                session.user_id,
-                session.timestamp_s,
-                session.feedback,
-            )
+            yield _fields(session)
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from _tagged(_COUNTS, self._counts.items())
@@ -253,7 +264,8 @@ class _SplitSessions(beam.DoFn):
             yield from (beam.pvalue.TaggedOutput(_ITEMS, (item, tuple(n))) for item, n in self._items.items())
             self._items = {}
         shard = zlib.crc32(session.session_id.encode()) % self._data.shards
-        yield (split, shard), examples.encode_session(session, self._data.columns.feedback)
+        has_history = self._data.history is not None
+        yield (split, shard), examples.encode_session(session, self._data.columns.feedback, has_history)
 
     def _count_items(self, counts: Mapping[str, int], column: int) -> None:
         for item, count in counts.items():
@@ -281,6 +293,19 @@ class _WriteShard(beam.DoFn):
 def _tagged(tag: str, values: Iterable[Any]) -> Iterator[beam.pvalue.TaggedOutput]:
     """Outputs of a bundle's end."""
     return (beam.pvalue.TaggedOutput(tag, GlobalWindows.windowed_value(value)) for value in values)
+
+
+def _key_by_user(fields: tuple[Any, ...]) -> tuple[tuple[str, str], tuple[Any, ...]]:
+    """A session without a user is alone: nobody knows whose past it has."""
+    session = Session(*fields)
+    return (session.user_id, "" if session.user_id else session.session_id), fields
+
+
+def _add_histories(
+    element: tuple[tuple[str, str], Iterable[tuple[Any, ...]]], history: HistoryConfig
+) -> Iterator[tuple[Any, ...]]:
+    _, sessions = element
+    return map(_fields, add_histories(itertools.starmap(Session, sessions), history))
 
 
 def _find_cuts(starts: StartHistogram, data: DataConfig) -> tuple[int, int]:

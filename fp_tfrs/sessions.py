@@ -21,7 +21,10 @@ MAX_BUCKETS = 65_536  # of a StartHistogram
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """One visit. The tuples are parallel, oldest event first; `timestamp_s` in whole seconds since 1970 UTC."""
+    """One visit. The tuples are parallel, oldest event first; `timestamp_s` in whole seconds since 1970 UTC.
+
+    But for `history_item_id`: items that the user kept before, latest first (`histories.py`); () without `data.history`.
+    """
 
     session_id: str
     item_id: tuple[str, ...]
@@ -29,6 +32,7 @@ class Session:
     user_id: str = ""
     timestamp_s: tuple[int, ...] = ()
     feedback: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    history_item_id: tuple[str, ...] = ()
 
 
 class SessionEvent(NamedTuple):

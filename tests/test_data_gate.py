@@ -55,6 +55,7 @@ def test_clean_data_passes():
     ("feature", "kind", "objections"),
     [
         ("item_id", ENUM.ENUM_TYPE_UNEXPECTED_STRING_VALUES, 0),  # new items are no fault of the data
+        ("history_item_id", ENUM.ENUM_TYPE_UNEXPECTED_STRING_VALUES, 0),
         ("item_id", ENUM.UNEXPECTED_DATA_TYPE, 1),
         ("country", ENUM.ENUM_TYPE_UNEXPECTED_STRING_VALUES, 1),
         ("country", ENUM.SCHEMA_NEW_COLUMN, 1),
