@@ -18,7 +18,7 @@ from fp_tfrs.config.data import (
 from fp_tfrs.config.model import LossConfig, ModelConfig
 from fp_tfrs.config.run import CUTOFFS, EvaluationConfig, RunConfig, ServingConfig, TrainingConfig, ValidationConfig
 from fp_tfrs.config.section import Section, dump, fingerprint, parse
-from fp_tfrs.config.towers import Gru4RecConfig, NarmConfig, SasRecConfig, TowerConfig
+from fp_tfrs.config.towers import Gru4RecConfig, NarmConfig, SasRecConfig, SrGnnConfig, TowerConfig
 
 __all__ = [
     "CUTOFFS",
@@ -40,6 +40,7 @@ __all__ = [
     "SimulationConfig",
     "SourceConfig",
     "SplitConfig",
+    "SrGnnConfig",
     "TowerConfig",
     "TrainingConfig",
     "ValidationConfig",

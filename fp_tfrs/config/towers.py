@@ -90,13 +90,25 @@ class SasRecConfig(Section):
         return self
 
 
+class SrGnnConfig(Section):
+    """SR-GNN (Wu et al., AAAI 2019). Variants: code = authors' PyTorch code, RecBole = RecBole 1.2.1."""
+
+    name: Literal["sr_gnn"] = field("sr_gnn", "session tower")
+    embedding_dim: int = field(100, "item embedding D, also the node state", "SR-GNN", ge=1)
+    edge_weight: Literal["once", "count"] = field(
+        "once",
+        "an edge that a prefix repeats counts once (code, RecBole), or as often as it occurs (paper)",
+        "SR-GNN's code",
+    )
+
+
 def _name_the_default(values: Any) -> Any:
     """A section without a name is NARM's."""
     return {"name": "narm", **values} if isinstance(values, dict) else values
 
 
 TowerConfig = Annotated[
-    NarmConfig | Gru4RecConfig | SasRecConfig,
+    NarmConfig | Gru4RecConfig | SasRecConfig | SrGnnConfig,
     pydantic.Field(discriminator="name"),
     pydantic.BeforeValidator(_name_the_default),
 ]

@@ -16,11 +16,13 @@ from fp_tfrs.config import TowerConfig
 from fp_tfrs.towers.gru4rec import Gru4RecTower
 from fp_tfrs.towers.narm import NarmTower
 from fp_tfrs.towers.sasrec import SasRecTower
+from fp_tfrs.towers.sr_gnn import SrGnnTower
 
 TOWERS = {
     "narm": NarmTower,
     "gru4rec": Gru4RecTower,
     "sasrec": SasRecTower,
+    "sr_gnn": SrGnnTower,
 }
 
 

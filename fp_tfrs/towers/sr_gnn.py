@@ -1,0 +1,153 @@
+"""SR-GNN session tower: a graph network over each prefix's items turns item embeddings into session embeddings.
+
+Session-based Recommendation with Graph Neural Networks, Wu et al., AAAI 2019, with the one propagation step of its
+experiments. Where the paper, its authors' code and RecBole differ, `SrGnnConfig` has an option.
+
+Each prefix has a graph of its own: its distinct items are nodes, its consecutive pairs edges. To build all of them would
+cost T node states for each of T prefixes. But with one step a node's state depends on its own neighbours only, and these
+change only when the session comes to the node or leaves it. So two states for each event are all there are: that of the
+item it comes to, and that of the item it leaves. Any other node of the prefix still has the state in which it was left.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from fp_tfrs.config import SrGnnConfig
+from fp_tfrs.towers.inputs import TowerInputs
+
+
+class NodeWeights(NamedTuple):
+    """For two nodes at each event, how its features and its neighbours' are means of what was seen at events.
+
+    Rows `<float>[B, 2T, T]`: row t is the node of event t in the graph of events ≤ t, row T + t that of event t − 1 in
+    the same graph (row T is void). Columns are events k ≤ t; a row sums to 1, or to 0 if the node has no such edge.
+
+    own: k is at the node. arrivals: k − 1 → k is an edge to the node. departures: k − 1 → k is an edge from it.
+    """
+
+    own: tf.Tensor
+    arrivals: tf.Tensor
+    departures: tf.Tensor
+
+
+def weigh_nodes(item_index: tf.Tensor, edge_weight: str, dtype: tf.DType = tf.float32) -> NodeWeights:
+    """`<int32>[B, T]` sessions → rows of the normalised connection matrices of all their prefixes.
+
+    For the session 1, 2, 3, 2, 4, item 2 when the session leaves it at the end (row T + 4) has the departures ½ for event 2
+    (item 3) and ½ for event 4 (item 4), and the arrivals ½ for event 1 (from item 1) and ½ for event 3 (from item 3).
+
+    Args:
+        edge_weight: "once": a repeated edge counts as the first of its kind does; "count": each time.
+    """
+    n_steps = tf.shape(item_index)[1]
+    is_past = tf.linalg.band_part(tf.ones([n_steps, n_steps], tf.bool), -1, 0)
+    is_same = item_index[:, :, tf.newaxis] == item_index[:, tf.newaxis]
+    # Event 0 has no edge, so what tf.roll brings there from the other end counts nowhere.
+    is_edge = tf.broadcast_to(tf.range(n_steps) > 0, tf.shape(item_index))
+    if edge_weight == "once":
+        is_same_edge = is_same & tf.roll(is_same, [1, 1], [1, 2]) & is_edge[:, tf.newaxis]
+        is_earlier = tf.linalg.set_diag(is_past, tf.zeros([n_steps], tf.bool))
+        is_edge &= ~tf.reduce_any(is_same_edge & is_earlier, 2)
+    is_node = tf.concat([is_same, tf.roll(is_same, 1, 1)], 1)
+    is_past = tf.concat([is_past, is_past], 0)
+
+    def normalise(is_counted: tf.Tensor) -> tf.Tensor:
+        count = tf.cast(is_counted & is_past, dtype)
+        return tf.math.divide_no_nan(count, tf.reduce_sum(count, 2, keepdims=True))
+
+    is_edge = is_edge[:, tf.newaxis]
+    return NodeWeights(normalise(is_node), normalise(is_node & is_edge), normalise(tf.roll(is_node, 1, 2) & is_edge))
+
+
+def weigh_last_visits(item_index: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """`<int32>[B, T]` → `<float>[B, T, T]`: how often the item of event k is in the prefix of t, if k is its last visit there.
+
+    For the session 1, 2, 1 the row of its end is 0, 1, 2.
+    """
+    n_steps = tf.shape(item_index)[1]
+    is_past = tf.linalg.band_part(tf.ones([n_steps, n_steps], tf.bool), -1, 0)
+    is_same = item_index[:, :, tf.newaxis] == item_index[:, tf.newaxis]
+    count = tf.matmul(tf.cast(is_past, dtype), tf.cast(is_same, dtype))
+    is_last = count == tf.linalg.diag_part(count)[:, tf.newaxis]
+    return tf.where(is_past & is_last, count, 0)
+
+
+class SrGnnTower(tf.keras.layers.Layer):
+    """All prefixes of a session in one pass. For the prefix that ends at t, with e the item embeddings:
+
+        h_v = mean of e_k over the events k at node v                       (the item's embedding, unless events are marked)
+        a_v = [mean of W_in e_{k−1} + b_in over edges k−1 → k to v; mean of W_out e_k + b_out over edges k−1 → k from v]
+        v_v = GRU cell(a_v, h_v)                                            (a mean over no edge is 0)
+        q_j = w · σ(W₁ v_last + W₂ v_j + c),   g_t = Σ_{j≤t} q_j v_j        (over events: v_j is the node of event j)
+        s_t = W₄ [g_t; v_last] + b                                          score of item i = s_t · E_i
+
+    The means over edges are the paper's A^in H and A^out H. Where a method marks its events, an edge gives the neighbour as
+    it was marked then. The cell is Keras' (reset after the product), as in the authors' code; RecBole's update gate is the
+    negative of theirs. Their biases beside A^in and A^out are left out: the cell's own bias contains them. Cost B·T²·D +
+    B·T·D². All weights start from U(±1/√D), as in the paper.
+    """
+
+    def __init__(self, config: SrGnnConfig, seed: int, **kwargs):
+        super().__init__(**kwargs)
+        seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(16) >> 1]
+        dim, limit = config.embedding_dim, config.embedding_dim**-0.5
+
+        def draw() -> tf.keras.initializers.Initializer:
+            return tf.keras.initializers.RandomUniform(-limit, limit, seeds.pop())
+
+        def dense(units: int, name: str, use_bias: bool) -> tf.keras.layers.Dense:
+            return tf.keras.layers.Dense(
+                units,
+                use_bias=use_bias,
+                kernel_initializer=draw(),
+                bias_initializer=draw(),
+                dtype=self.dtype,
+                name=name,
+            )
+
+        self._config = config
+        self.arrivals = dense(dim, "arrivals", use_bias=True)  # W_in
+        self.departures = dense(dim, "departures", use_bias=True)  # W_out
+        self.cell = tf.keras.layers.GRUCell(
+            dim,
+            reset_after=True,
+            kernel_initializer=draw(),
+            recurrent_initializer=draw(),
+            bias_initializer=draw(),
+            dtype=self.dtype,
+            name="cell",
+        )
+        self.query = dense(dim, "query", use_bias=True)  # W₁, c
+        self.key = dense(dim, "key", use_bias=False)  # W₂
+        self.energy = dense(1, "energy", use_bias=False)  # w
+        self.decoder = dense(dim, "decoder", use_bias=True)  # W₄, b
+
+    def call(self, inputs: TowerInputs, training: bool = False) -> tf.Tensor:
+        """Sessions → `<float>[B, T, D]` session embeddings, zero at padding."""
+        come, left = tf.split(self._node_states(inputs), 2, 1)
+        left = tf.roll(left, -1, 1)  # now row k is the node of event k once it is left; the last row is never read
+        query = self.query(come)
+        to_others = tf.squeeze(self.energy(tf.sigmoid(query[:, :, tf.newaxis] + self.key(left)[:, tf.newaxis])), -1)
+        to_itself = self.energy(tf.sigmoid(query + self.key(come)))  # [B, T, 1]
+        weight = weigh_last_visits(inputs.item_index, come.dtype)
+        at_end = tf.linalg.diag_part(weight)
+        others = tf.linalg.set_diag(weight, tf.zeros_like(at_end))
+        total = tf.matmul(others * to_others, left) + at_end[..., tf.newaxis] * to_itself * come
+        sessions = self.decoder(tf.concat([total, come], -1))
+        return sessions * tf.cast(inputs.is_item, sessions.dtype)[..., tf.newaxis]
+
+    def _node_states(self, inputs: TowerInputs) -> tf.Tensor:
+        """`<float>[B, 2T, D]` states of the nodes of `NodeWeights`."""
+        embeddings = inputs.item_embeddings
+        weights = weigh_nodes(inputs.item_index, self._config.edge_weight, embeddings.dtype)
+        from_before = tf.matmul(weights.arrivals, tf.roll(self.arrivals(embeddings), 1, 1))
+        to_after = tf.matmul(weights.departures, self.departures(embeddings))
+        features = tf.matmul(weights.own, embeddings)
+        dim = self._config.embedding_dim
+        edges = tf.reshape(tf.concat([from_before, to_after], -1), [-1, 2 * dim])
+        states, _ = self.cell(edges, tf.reshape(features, [-1, dim]))
+        return tf.reshape(states, tf.shape(features))
