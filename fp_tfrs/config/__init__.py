@@ -18,7 +18,7 @@ from fp_tfrs.config.data import (
 from fp_tfrs.config.model import LossConfig, ModelConfig
 from fp_tfrs.config.run import CUTOFFS, EvaluationConfig, RunConfig, ServingConfig, TrainingConfig, ValidationConfig
 from fp_tfrs.config.section import Section, dump, fingerprint, parse
-from fp_tfrs.config.towers import Gru4RecConfig, NarmConfig, SasRecConfig, SrGnnConfig, TowerConfig
+from fp_tfrs.config.towers import Gru4RecConfig, NarmConfig, SasRecConfig, SrGnnConfig, StampConfig, TowerConfig
 
 __all__ = [
     "CUTOFFS",
@@ -41,6 +41,7 @@ __all__ = [
     "SourceConfig",
     "SplitConfig",
     "SrGnnConfig",
+    "StampConfig",
     "TowerConfig",
     "TrainingConfig",
     "ValidationConfig",

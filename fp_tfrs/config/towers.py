@@ -102,13 +102,26 @@ class SrGnnConfig(Section):
     )
 
 
+class StampConfig(Section):
+    """STAMP (Liu et al., KDD 2018). Variants: code = authors' code, RecBole = RecBole 1.2.1."""
+
+    name: Literal["stamp"] = field("stamp", "session tower")
+    embedding_dim: int = field(100, "item embedding D, also of every hidden vector", "STAMP", ge=1)
+    has_added_memory: bool = field(
+        True,
+        "the mean of the prefix's items is added to what attention reads (code, RecBole; not paper)",
+        "STAMP's code",
+    )
+    has_bias: bool = field(True, "bias in attention and in both perceptrons (paper, RecBole; not code)", "STAMP")
+
+
 def _name_the_default(values: Any) -> Any:
     """A section without a name is NARM's."""
     return {"name": "narm", **values} if isinstance(values, dict) else values
 
 
 TowerConfig = Annotated[
-    NarmConfig | Gru4RecConfig | SasRecConfig | SrGnnConfig,
+    NarmConfig | Gru4RecConfig | SasRecConfig | SrGnnConfig | StampConfig,
     pydantic.Field(discriminator="name"),
     pydantic.BeforeValidator(_name_the_default),
 ]

@@ -17,12 +17,14 @@ from fp_tfrs.towers.gru4rec import Gru4RecTower
 from fp_tfrs.towers.narm import NarmTower
 from fp_tfrs.towers.sasrec import SasRecTower
 from fp_tfrs.towers.sr_gnn import SrGnnTower
+from fp_tfrs.towers.stamp import StampTower
 
 TOWERS = {
     "narm": NarmTower,
     "gru4rec": Gru4RecTower,
     "sasrec": SasRecTower,
     "sr_gnn": SrGnnTower,
+    "stamp": StampTower,
 }
 
 
