@@ -1,5 +1,7 @@
 """SR-GNN: RecBole's figures, and its graphs and equations in NumPy, one prefix after the other, for every option."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,7 +61,7 @@ def _connect(prefix, edge_weight):
     """The prefix's nodes, and its connection matrices A^in and A^out."""
     nodes = sorted(set(prefix))
     count = np.zeros([len(nodes), len(nodes)])
-    for source, target in zip(prefix[:-1], prefix[1:], strict=True):
+    for source, target in itertools.pairwise(prefix):
         count[nodes.index(source), nodes.index(target)] += 1
     if edge_weight == "once":
         count = np.minimum(count, 1)
