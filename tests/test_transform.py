@@ -4,6 +4,7 @@ import collections
 import functools
 import os
 
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -41,12 +42,12 @@ TRAIN = [
 ]
 
 
-def _fit(folder, sessions, spec, support):
+def _fit(folder, sessions, spec, support, **asked):
     """Analyses and transforms the sessions in memory; returns (transform output, transformed rows)."""
     metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
     with tft_beam.Context(temp_dir=os.path.join(folder, "temp")):
         (data, _), transform = (sessions, metadata) | tft_beam.AnalyzeAndTransformDataset(
-            functools.partial(preprocess_features, min_item_support=support)
+            functools.partial(preprocess_features, min_item_support=support, **asked)
         )
         transform | tft_beam.WriteTransformFn(os.path.join(folder, "transform"))
     return tft.TFTransformOutput(os.path.join(folder, "transform")), data
@@ -57,8 +58,8 @@ def fitted(tmp_path_factory):
     return _fit(str(tmp_path_factory.mktemp("fitted")), TRAIN, VARIABLE, 2)
 
 
-def _vocabulary(output):
-    return [item.decode() for item in output.vocabulary_by_name(schema.ITEM_VOCABULARY)]
+def _vocabulary(output, name=schema.ITEM_VOCABULARY):
+    return [entry.decode() for entry in output.vocabulary_by_name(name)]
 
 
 def test_the_catalogue_counts_every_click_and_orders_by_count_then_by_name(fitted):
@@ -72,8 +73,10 @@ def test_indices_start_after_the_reserved_ones_and_all_other_features_pass_throu
     index = {item.encode(): schema.FIRST_ITEM_INDEX + k for k, item in enumerate(_vocabulary(output))}
     for raw, row in zip(TRAIN, rows, strict=True):
         assert list(row[schema.ITEM_INDEX]) == [index.get(i, schema.OOV_INDEX) for i in raw[schema.ITEM_ID]]
-        for name in (schema.SESSION_ID, schema.USER_ID, schema.TIMESTAMP_S, schema.IS_FALSE_POSITIVE):
+        passed = (schema.SESSION_ID, schema.USER_ID, schema.TIMESTAMP_S, schema.IS_FALSE_POSITIVE)
+        for name in passed:
             assert list(row[name]) == raw[name]
+        assert set(row) == {schema.ITEM_INDEX, *passed}
 
 
 def test_the_saved_layer_maps_new_sessions_and_unknown_items(fitted):
@@ -107,3 +110,69 @@ def test_sessions_of_one_length_that_transform_declares_dense_get_the_same_indic
 def test_the_vocabulary_does_not_depend_on_the_order_of_sessions(fitted, tmp_path):
     output, _ = _fit(str(tmp_path), TRAIN[::-1], VARIABLE, 2)
     assert _vocabulary(output) == _vocabulary(fitted[0])
+
+
+WITH_ALL = VARIABLE | {
+    schema.HISTORY_ITEM_ID: tf.io.VarLenFeature(tf.string),
+    "play_ms": tf.io.VarLenFeature(tf.int64),
+    "length_ms": tf.io.VarLenFeature(tf.float32),
+}
+
+
+def _of_user(user, items, history, play_ms, length_ms):
+    more = {
+        schema.USER_ID: [user],
+        schema.HISTORY_ITEM_ID: history,
+        "play_ms": play_ms,
+        "length_ms": length_ms,
+    }
+    return _session("s", items, [0] * len(items)) | more
+
+
+@pytest.fixture(scope="module")
+def of_users(tmp_path_factory):
+    """Users u (twice), v, and nobody (three times); histories with a rare item, with one from nowhere, and empty."""
+    sessions = [
+        _of_user(b"v", ["a", "b"], [], [3, 5], [2.0, 0.0]),
+        _of_user(b"u", ["a", "a"], [b"b", b"nowhere", b"a"], [0, 0], [4.0, 0.0]),
+        _of_user(b"u", ["b"], [b"rare"], [2**40], [0.5]),
+        *[_of_user(b"", ["a", "rare"][:n], [], [1] * n, [3e-45] * n) for n in (1, 2, 1)],
+    ]
+    asked = {"has_users": True, "has_history": True, "satisfaction": ["play_ms", "length_ms"]}
+    return _fit(str(tmp_path_factory.mktemp("of users")), sessions, WITH_ALL, 2, **asked)
+
+
+def test_users_are_indexed_from_one_by_sessions_and_nobody_is_zero(of_users):
+    output, rows = of_users
+    assert _vocabulary(output, schema.USER_VOCABULARY) == ["u", "v"]
+    assert [list(row[schema.USER_INDEX]) for row in rows] == [[2], [1], [1], [0], [0], [0]]
+
+
+def test_histories_go_through_the_items_vocabulary(of_users):
+    output, rows = of_users
+    assert _vocabulary(output) == ["a", "b"]
+    assert [list(row[schema.HISTORY_INDEX]) for row in rows] == [[], [3, 1, 2], [1], [], [], []]
+
+
+def test_satisfaction_is_the_quotient_and_nan_where_that_is_no_number(of_users):
+    nan = np.nan
+    expected = [[1.5, nan], [0, nan], [2.0**41], [nan], [nan] * 2, [nan]]  # 1/3e-45 is beyond float32
+    for row, values in zip(of_users[1], expected, strict=True):
+        assert row[schema.SATISFACTION].dtype == np.float32
+        np.testing.assert_array_equal(row[schema.SATISFACTION], values)
+
+
+def test_satisfaction_of_one_column_is_the_column(tmp_path):
+    sessions = [_of_user(b"", ["a", "b"], [], [7, -(2**30)], [1.0, 1.0])]
+    spec = WITH_ALL | {"play_ms": tf.io.FixedLenFeature([2], tf.int64)}  # dense, as where Transform infers a shape
+    _, rows = _fit(str(tmp_path), sessions, spec, 1, satisfaction=["play_ms"])
+    np.testing.assert_array_equal(rows[0][schema.SATISFACTION], np.float32([7, -(2**30)]))
+
+
+def test_the_saved_layer_knows_the_users_and_leaves_new_ones_at_zero(of_users):
+    layer = of_users[0].transform_features_layer()
+    raw = {name: tf.sparse.from_dense(tf.zeros([2, 1], feature.dtype)) for name, feature in WITH_ALL.items()}
+    raw |= {schema.SESSION_ID: tf.constant([["n1"], ["n2"]]), schema.USER_ID: tf.constant([["v"], ["new"]])}
+    for name in (schema.ITEM_ID, schema.UNCLICKED_ITEM_ID, schema.HISTORY_ITEM_ID):
+        raw[name] = tf.sparse.from_dense([["b"], [""]])
+    assert layer(raw)[schema.USER_INDEX].numpy().tolist() == [[2], [0]]
