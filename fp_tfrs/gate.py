@@ -96,7 +96,7 @@ def degree_loss(logits: tf.Tensor, fp_probability: tf.Tensor, fp_degree: tf.Tens
     Args:
         logits: `<float>[B, T, M]` of `AdaptiveGate.logits`
         fp_probability: `<float>[B, T, M]` unnormalised p ≥ 0; 0 = not in the position's set
-        fp_degree: `<float>[B, M]` in [0, 1] (`dislike.py`); NaN or negative = unknown
+        fp_degree: `<float>[B, M]` in [0, 1] (`soft_labels.dislike_degree`); NaN or negative = unknown
 
     Returns:
         `<float>[B, T]`, 0 where no degree is known.
