@@ -16,9 +16,18 @@ from fp_tfrs.config.data import (
     SplitConfig,
 )
 from fp_tfrs.config.model import LossConfig, ModelConfig
+from fp_tfrs.config.next_item import NextItemConfig
 from fp_tfrs.config.run import CUTOFFS, EvaluationConfig, RunConfig, ServingConfig, TrainingConfig, ValidationConfig
 from fp_tfrs.config.section import Section, dump, fingerprint, parse
-from fp_tfrs.config.towers import Gru4RecConfig, NarmConfig, SasRecConfig, SrGnnConfig, StampConfig, TowerConfig
+from fp_tfrs.config.towers import (
+    Gru4RecConfig,
+    NarmConfig,
+    SasRecConfig,
+    SdmConfig,
+    SrGnnConfig,
+    StampConfig,
+    TowerConfig,
+)
 
 __all__ = [
     "CUTOFFS",
@@ -31,9 +40,11 @@ __all__ = [
     "MeasureConfig",
     "ModelConfig",
     "NarmConfig",
+    "NextItemConfig",
     "RuleConfig",
     "RunConfig",
     "SasRecConfig",
+    "SdmConfig",
     "Section",
     "ServingConfig",
     "SessionsConfig",

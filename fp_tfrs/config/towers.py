@@ -115,13 +115,46 @@ class StampConfig(Section):
     has_bias: bool = field(True, "bias in attention and in both perceptrons (paper, RecBole; not code)", "STAMP")
 
 
+class SdmConfig(Section):
+    """SDM (Lv et al., CIKM 2019), XDM's base. Variants: code = authors' code."""
+
+    name: Literal["sdm"] = field("sdm", "session tower")
+    embedding_dim: int = field(
+        100, "item and user embedding D, also of every hidden vector", "as the other towers", ge=1
+    )
+    n_layers: int = field(1, "LSTM layers", "SDM's code", ge=1)
+    is_residual: bool = field(True, "from the second LSTM on, its input is added to its output", "SDM")
+    n_heads: int = field(4, "attention heads, a divisor of D", "SDM, off-line", ge=1)
+    has_users: bool = field(
+        False, "the user's embedding weighs the session's events; needs data.columns.user_id", "SDM"
+    )
+    has_history: bool = field(
+        False, "items of the user's earlier sessions are fused with the session; needs has_users, data.history", "SDM"
+    )
+    user_attention: Literal["paper", "code"] = field(
+        "paper",
+        "softmax of the user's dot products with the items (paper), or of learned projections, scaled, with the event's own "
+        "vector added (code)",
+        "SDM",
+    )
+    dropout: float = field(0.2, "on LSTM inputs, self-attention's weights and its result", "SDM", ge=0, lt=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> SdmConfig:
+        if self.embedding_dim % self.n_heads:
+            raise ValueError(f"embedding_dim {self.embedding_dim} is not a multiple of n_heads {self.n_heads}")
+        if self.has_history and not self.has_users:
+            raise ValueError("has_history needs has_users: the user's embedding weighs the items of the history")
+        return self
+
+
 def _name_the_default(values: Any) -> Any:
     """A section without a name is NARM's."""
     return {"name": "narm", **values} if isinstance(values, dict) else values
 
 
 TowerConfig = Annotated[
-    NarmConfig | Gru4RecConfig | SasRecConfig | SrGnnConfig | StampConfig,
+    NarmConfig | Gru4RecConfig | SasRecConfig | SrGnnConfig | StampConfig | SdmConfig,
     pydantic.Field(discriminator="name"),
     pydantic.BeforeValidator(_name_the_default),
 ]

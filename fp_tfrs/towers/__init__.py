@@ -16,6 +16,7 @@ from fp_tfrs.config import TowerConfig
 from fp_tfrs.towers.gru4rec import Gru4RecTower
 from fp_tfrs.towers.narm import NarmTower
 from fp_tfrs.towers.sasrec import SasRecTower
+from fp_tfrs.towers.sdm import SdmTower
 from fp_tfrs.towers.sr_gnn import SrGnnTower
 from fp_tfrs.towers.stamp import StampTower
 
@@ -25,6 +26,7 @@ TOWERS = {
     "sasrec": SasRecTower,
     "sr_gnn": SrGnnTower,
     "stamp": StampTower,
+    "sdm": SdmTower,
 }
 
 
