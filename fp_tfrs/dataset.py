@@ -51,7 +51,7 @@ class TrainingBatches:
             loss,
             training,
         )
-        self._item_index, self._is_false_positive = table.ragged()
+        self._item_index, self._is_false_positive = table.ragged(table.item_index, table.is_false_positive)
         self._n_inputs = tf.constant(table.count(is_input) - 1, tf.int32)
         has_users = method.metric is not None and loss.fp_scope == "user"
         self._users = UserFalsePositives(table, loss) if has_users else None
@@ -117,7 +117,7 @@ def ranking_batches(table: SessionTable, method: Method, batch_size: int) -> tf.
         )
     rows = np.flatnonzero(table.count(is_target))
     rows = rows[np.argsort(table.length[rows], kind="stable")]
-    item_index, is_false_positive = table.ragged()
+    item_index, is_false_positive = table.ragged(table.item_index, table.is_false_positive)
 
     def batch(rows: tf.Tensor) -> dict[str, tf.Tensor]:
         return select_targets(

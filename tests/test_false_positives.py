@@ -42,7 +42,8 @@ SESSIONS = _random_sessions()
 
 def _session_weights(sessions, loss, method=METHOD):
     """{(session, event of the label): {item: p(fp)}}, from the function under test."""
-    item_index, flags = (values.to_tensor() for values in _table(sessions).ragged())
+    table = _table(sessions)
+    item_index, flags = (v.to_tensor() for v in table.ragged(table.item_index, table.is_false_positive))
     _, label, label_event = select_inputs(item_index, flags, method)
     fp = session_false_positives(item_index, flags, label, label_event, loss)
     return _by_label(label, label_event, *fp)
@@ -126,7 +127,7 @@ def test_user_scope_takes_the_false_positives_of_all_the_users_sessions(conflict
     start_s = rng.integers(0, 50, len(SESSIONS)).tolist()
     table = _table(SESSIONS, users, start_s)
     loss = LossConfig(fp_scope="user", fp_conflict=conflict, fp_weight=weight)
-    item_index, flags = (values.to_tensor() for values in table.ragged())
+    item_index, flags = (v.to_tensor() for v in table.ragged(table.item_index, table.is_false_positive))
     _, label, label_event = select_inputs(item_index, flags, METHOD)
     rows = tf.range(len(SESSIONS))
     got = _by_label(label, label_event, *UserFalsePositives(table, loss).sample(rows, label, label_event, [0, 0]))
