@@ -22,7 +22,10 @@ class NextItemConfig(Section):
         ge=1,
     )
     negatives: int = field(
-        2048, "sampled_softmax, gbce: sampled items of a step; choose 256 with gbce, as gSASRec has", "GRU4Rec's code", ge=1
+        2048,
+        "sampled_softmax, gbce: sampled items of a step; choose 256 with gbce, as gSASRec has",
+        "GRU4Rec's code",
+        ge=1,
     )
     sampling_exponent: float = field(
         0.75, "sampled_softmax: an item is drawn in proportion to its clicks raised to this; 0 = uniformly", ge=0, le=1
