@@ -115,19 +115,3 @@ def test_dropout_acts_in_training_only_and_scales_up():
     assert (dropout(ones, training=True).numpy() != dropped).any()
     np.testing.assert_array_equal(SeededDropout(0.25, seed=3)(ones, training=True), dropped)
     assert not dropout.weights
-
-
-def test_item_table_reads_zero_below_the_first_item():
-    items = ItemTable(3, 2, seed=0)
-    looked_up = items(tf.constant([[0, 1, 2, 4]])).numpy()
-    assert not looked_up[0, :2].any()
-    np.testing.assert_array_equal(looked_up[0, 2:], items.embeddings.numpy()[[0, 2]])
-
-
-def test_item_tables_gradient_is_dense_and_adds_up_repeated_items():
-    items = ItemTable(3, 2, seed=0)
-    with tf.GradientTape() as tape:
-        total = tf.reduce_sum(items(tf.constant([[4, 0, 4], [1, 3, 4]])))
-    gradient = tape.gradient(total, items.embeddings)
-    assert isinstance(gradient, tf.Tensor)
-    np.testing.assert_array_equal(gradient, [[0, 0], [1, 1], [3, 3]])
