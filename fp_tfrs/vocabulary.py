@@ -1,6 +1,7 @@
-"""The vocabulary file: one item_id a line, most frequent first; Transform writes it, and every export carries it.
+"""Vocabulary files: one id a line, most frequent first; Transform writes them, and every export carries them.
 
-An item's line number + FIRST_ITEM_INDEX is its item_index, and the line number is its column among the scores.
+An item's line number + FIRST_ITEM_INDEX is its item_index, and the line number is its column among the scores. A user's
+line number + FIRST_USER_INDEX is its user_index.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from fp_tfrs.errors import RunError
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
-    """The V item ids.
+    """The ids, in the order of their indices.
 
     Raises:
-        RunError: an item twice, an empty line, or a carriage return, which lookups would take for part of an id.
+        RunError: an id twice, an empty line, or a carriage return, which lookups would take for part of an id.
     """
     with open(path, encoding="utf-8", newline="\n") as file:
         items = file.read().removesuffix("\n").split("\n")
