@@ -3,8 +3,8 @@
 In: session, target and false-positive embeddings of a batch and p(fp) (`false_positives.py`). Out: `<float>[B, T]`, for
 `task.py`, which reduces them as it does the hinge; `log_extra_weight` goes into the next-item loss instead.
 
-Throughout r_i = s·e_i is the score that items are ranked by, F the position's set of false positives, |F| their number and
-p̃ = |F|·p/Σp their weights, with mean 1: equal p give each false positive weight 1. Multiplying p changes nothing.
+Throughout r_i = s·e_i is the score that items are ranked by, F the position's set of false positives, |F| their number
+and p̃ = |F|·p/Σp their weights, with mean 1: equal p give each false positive weight 1. Multiplying p changes nothing.
 
 How the terms are related, with P(i) = e^r_i / Σ_j e^r_j and equal p:
 
@@ -12,8 +12,8 @@ How the terms are related, with P(i) = e^r_i / Σ_j e^r_j and equal p:
     not_to_recommend, softmax form    −1/|F| Σ_F log(1 − P(fp))  =  1/|F| Σ_F P(fp) + O(P²)
     n_pair_loss                       log(1 + Σ_F P(fp)/P(label))
 
-While P(fp) is small the first two differ by a factor alone; both pull on r_fp in proportion to P(fp), which is about 1/V
-at the start. The sigmoid form of not_to_recommend and n_pair_loss pull without regard to the size of the catalogue.
+While P(fp) is small the first two differ by a factor alone; both pull on r_fp in proportion to P(fp), which is about
+1/V at the start. The sigmoid form of not_to_recommend and n_pair_loss pull without regard to the catalogue's size.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ def not_to_recommend(
         session_embeddings: `<float>[B, T, D]`
         fp_embeddings: `<float>[B, M, D]`, as items are scored
         fp_probability: `<float>[B, T, M]` unnormalised p ≥ 0; 0 = not in the position's set F
-        log_partition: `<float>[B, T]` of the full softmax for the softmax form, anything where F is empty; None for sigmoid.
+        log_partition: `<float>[B, T]` of the full softmax, ignored where F is empty: softmax form. None: sigmoid form.
 
     Returns:
         `<float>[B, T]`, 0 where F is empty.
 
-    Example: false positives with r = 0 and ln 3, equal p: sigmoid form (ln 2 + ln 4)/2 = 1.0397. With log partition ln 6
-    their probabilities are 1/6 and 1/2, the softmax form (ln(6/5) + ln 2)/2 = 0.4377.
+    Example: false positives with r = 0 and ln 3, equal p: sigmoid form (ln 2 + ln 4)/2 = 1.0397. With log partition
+    ln 6 their probabilities are 1/6 and 1/2, the softmax form (ln(6/5) + ln 2)/2 = 0.4377.
     """
     scores = pairwise_similarity(session_embeddings, fp_embeddings, "dot")
     if log_partition is None:
@@ -115,9 +115,9 @@ def n_pair_loss(
 ) -> tf.Tensor:
     """log(1 + Σ_fp p̃ exp((D(fp, s) − D(label, s))/τ)): the label against the false positives alone, in a softmax.
 
-    The same as InfoNCE, −log( e^{D(label, s)/τ} / (e^{D(label, s)/τ} + Σ_fp p̃ e^{D(fp, s)/τ}) ). So one formula has three
-    sources: with D the dot product and τ = 1 it is the N-pair loss (Sohn, NIPS 2016) and PNFRec's contrastive term
-    (Ivanova et al., RecSys 2025); with the cosine and τ = 0.1 the contrastive term of Seshadri and Knees (2023, arXiv
+    The same as InfoNCE, −log( e^{D(label, s)/τ} / (e^{D(label, s)/τ} + Σ_fp p̃ e^{D(fp, s)/τ}) ). So one formula has
+    three sources: with D the dot product and τ = 1 it is the N-pair loss (Sohn, NIPS 2016) and PNFRec's contrastive
+    term (Ivanova et al., RecSys 2025); with the cosine and τ = 0.1 the contrastive term of Seshadri and Knees (2023, arXiv
     2309.11623; 2024, arXiv 2409.07367). Unlike the hinge it never ends and the most similar false positives count most.
 
     Args:

@@ -72,7 +72,7 @@ class AdaptiveGate(tf.keras.layers.Layer):
         return logits if config.gate == "softmax" else logits + self.output_bias
 
     def weight(self, logits: tf.Tensor, fp_probability: tf.Tensor) -> tf.Tensor:
-        """`logits` and p(fp), both [B, T, M] → `<float>[B, T, M]` weights, with the gradient that gate_gradient names."""
+        """`logits` and p(fp), both [B, T, M] → `<float>[B, T, M]` weights, with gate_gradient's gradient."""
         config = self._config
         if config.gate == "softmax":
             weight = _softmax_weight(logits, fp_probability)
@@ -86,7 +86,7 @@ class AdaptiveGate(tf.keras.layers.Layer):
 
 
 def degree_loss(logits: tf.Tensor, fp_probability: tf.Tensor, fp_degree: tf.Tensor) -> tf.Tensor:
-    """What trains a "supervised" gate: −d log σ(z) − (1 − d) log(1 − σ(z)), z its logit, d the measured degree of dislike.
+    """What trains a "supervised" gate: −d log σ(z) − (1 − d) log(1 − σ(z)), z its logit, d the degree of dislike.
 
     The mean, weighted by p, over those false positives of a position whose degree is known. It needs no weight of its
     own in the loss: nothing but the gate gets its gradient, and Adam's steps don't depend on a gradient's scale.

@@ -1,10 +1,10 @@
-"""The satisfaction head: will the session keep what it clicks? In: session and item embeddings. Out: in training a loss for
-each clicked target, afterwards queries and candidates whose dot product ranks by click and satisfaction together.
+"""The satisfaction head: will the session keep what it clicks? In: session and item embeddings. Out: in training a loss
+for each clicked target, afterwards queries and candidates whose dot product ranks by click and satisfaction together.
 
     P(next kept = i | s)  ∝  P(next click = i | s) · P(kept | i, s)
 
-The first factor is the softmax of s·E_i, learned on all clicks. The second is σ(q_i), q_i the logit of `SatisfactionHead`,
-learned on what became of the clicked ones. In logarithms, and without what is the same for all items,
+The first factor is the softmax of s·E_i, learned on all clicks. The second is σ(q_i), q_i the logit of
+`SatisfactionHead`, learned on what became of the clicked ones. In logarithms, without what is the same for all items,
 
     s·E_i + log σ(q_i)
 
@@ -14,8 +14,8 @@ This is no dot product. A straight line in its place is: around q₀
 
 since the second derivative −σ(q)σ(−q) lies between −1/4 and 0. So β·q with β = σ(−q₀), the share of abandoned clicks,
 stands in for log σ(q), and a ranking stays one matrix product. What it costs: ε, 1/8 at one and 1/2 at two logits from
-q₀ at most, always in favour of the surely kept and the surely abandoned. A line that is clipped at q₀ would be nearer for
-the surely kept, but is no dot product. β is a setting (`satisfaction_beta`), to be chosen on the validation split.
+q₀ at most, always in favour of the surely kept and the surely abandoned. A line that is clipped above would be nearer
+for the surely kept, but is no dot product. β is `satisfaction_beta`, to be chosen on the validation split.
 
 Source: our choice; training in the space of all clicks is the idea of ESMM (Ma et al., SIGIR 2018).
 """

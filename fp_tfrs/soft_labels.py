@@ -1,5 +1,5 @@
-"""What the measured satisfaction of clicks says of dislike. In: dwell time, share of it, or rating of every click of the
-training split, higher = liked more, and its position in the session. Out, one number between 0 and 1 for every click:
+"""What the measured satisfaction of clicks says of dislike. In: dwell time, share of it, or rating of every click of
+the training split, higher = liked more, and its position in the session. Out, a number between 0 and 1 for each click:
 
     dislike_degree    how much a false positive was disliked beside other false positives, where a rule tells them
     estimate          the probability that a click is a false positive, without any rule
@@ -35,8 +35,8 @@ def dislike_degree(values: np.ndarray, fp_values: np.ndarray) -> np.ndarray:
     Returns:
         `<float64>[N]` in [0, 1]; NaN where the value is NaN, or where no false positive was measured.
 
-    Example: of the false positives' values 1, 2, 2, 4 a click with 1 has 1 − (0 + 1/2)/4 = 0.875, with 2 1 − (1 + 2/2)/4
-    = 0.5, with 4 0.125, with 5 0.
+    Example: the false positives have 1, 2, 2, 4. A click with 1 has degree 1 − (0 + 1/2)/4 = 0.875, one with 2
+    1 − (1 + 2/2)/4 = 0.5, one with 4 0.125, one with 5 0.
     """
     values, ordered = np.asarray(values, np.float64), np.sort(np.asarray(fp_values, np.float64))
     ordered = ordered[~np.isnan(ordered)]
@@ -50,9 +50,10 @@ def dislike_degree(values: np.ndarray, fp_values: np.ndarray) -> np.ndarray:
 class Mixture:
     """x = log value of a click at position t (from 0) is normal around one of two means, and
 
-        P(abandoned | x, t) = σ( intercept + slope·log(1 + t) + ((x − kept_mean)² − (x − abandoned_mean)²)/(2·deviation²) )
+        P(abandoned | x, t)
+            = σ( intercept + slope·log(1 + t) + ((x − kept_mean)² − (x − abandoned_mean)²)/(2·deviation²) )
 
-    One deviation for both, and abandoned_mean < kept_mean: the quadratic terms cancel, and the probability falls with x.
+    One deviation for both, and abandoned_mean < kept_mean: the squares of x cancel, and the probability falls with x.
 
     Example: means 0 and 2, deviation 1, intercept = slope = 0: P = σ(2 − 2x): at x = 1 1/2, at x = 0 0.8808.
     """
@@ -68,7 +69,7 @@ class Mixture:
         return self.intercept + self.slope * np.log1p(position)
 
     def posterior_logit(self, log_value: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """`<float>[N]`, `<int>[N]` → `<float64>[N]`: log odds of an abandoned click; the prior's where the value is NaN."""
+        """`<float>[N]`, `<int>[N]` → `<float64>[N]`: log odds of an abandoned click; the prior's for NaN."""
         gap = (self.kept_mean - self.abandoned_mean) / self.deviation**2
         evidence = gap * ((self.kept_mean + self.abandoned_mean) / 2 - log_value)
         return self.prior_logit(position) + np.where(np.isnan(log_value), 0, evidence)
@@ -92,8 +93,8 @@ def estimate(values: np.ndarray, position: np.ndarray) -> np.ndarray:
         `<float64>[N]` in [0, 1]
 
     Raises:
-        InputError: negative or infinite values, or values from which two kinds of click cannot be told: too few, all the
-            same, one kind too rare, or explained as well by a single one.
+        InputError: negative or infinite values, or values from which two kinds of click cannot be told: too few, all
+            the same, one kind too rare, or explained as well by a single one.
     """
     values, position = np.asarray(values, np.float64), np.asarray(position)
     is_measured = ~np.isnan(values)

@@ -17,7 +17,7 @@ def random_batch(seed=0):
 
 
 def assert_directional_derivative(function, variables, seed=1):
-    """The gradient of `function()` with respect to tf.Variables agrees with a central difference along a random line."""
+    """The gradient of `function()` with respect to tf.Variables agrees with a central difference on a random line."""
     random = np.random.default_rng(seed)
     with tf.GradientTape() as tape:
         value = function()
