@@ -258,13 +258,13 @@ def rank_prefixes(model: SessionModel, prefixes: Sequence[np.ndarray], columns: 
         prefixes: `<int>[n]` item indices of each.
         columns: `<int32>[P]` the targets' rows of the item table; −1 = not in it.
     """
-    items = model.item_embeddings()
+    candidates = model.candidates()
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)])
     def rank(item_index: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
-        last = tf.math.count_nonzero(item_index, axis=1, dtype=tf.int32) - 1
-        sessions = tf.gather(model.session_embeddings(item_index), last, batch_dims=1)
-        return count_ranks(sessions, items, column, _RANK_CHUNK_SIZE)
+        last = tf.math.count_nonzero(item_index, axis=1, keepdims=True, dtype=tf.int32) - 1
+        queries = model.target_queries({schema.ITEM_INDEX: item_index, schema.TARGET_POSITION: last})
+        return count_ranks(queries[:, 0], candidates, column, _RANK_CHUNK_SIZE)
 
     lengths = np.array([len(prefix) for prefix in prefixes])
     rows = np.flatnonzero(lengths)

@@ -7,17 +7,19 @@ and ranking batches for validation. The arithmetic of a batch is in pure functio
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from fp_tfrs import schema
-from fp_tfrs.config import LossConfig, TrainingConfig
+from fp_tfrs.config import ModelConfig, TrainingConfig
 from fp_tfrs.errors import InputError
 from fp_tfrs.false_positives import UserFalsePositives, session_false_positives
-from fp_tfrs.methods import Method
+from fp_tfrs.methods import Method, resolve
 from fp_tfrs.session_table import SessionTable
+from fp_tfrs.soft_labels import dislike_degree, estimate
 
 
 class TrainingBatches:
@@ -29,11 +31,13 @@ class TrainingBatches:
         n_sessions, n_targets: of an epoch.
 
     Raises:
-        InputError: no session has a target.
+        InputError: no session has a target, or what the method learns from cannot be had of this data.
     """
 
-    def __init__(self, table: SessionTable, method: Method, loss: LossConfig, training: TrainingConfig, seed: int):
-        is_input = ~table.is_false_positive | (method.inputs == "all")
+    def __init__(self, table: SessionTable, config: ModelConfig, training: TrainingConfig, seed: int):
+        method = resolve(config)
+        table, dislike = _judge_clicks(table, config)
+        is_input = ~table.is_false_positive | (method.inputs != "tp")
         is_target = is_input & (~table.is_false_positive | (method.targets == "all"))
         inputs_before = _before(table, is_input)
         targets = table.count(is_target & (inputs_before > 0))
@@ -44,17 +48,14 @@ class TrainingBatches:
                 f"no session of the training split has anything to predict for method {method.name} among "
                 f"{len(table.length)} sessions; lower data.min_item_support, or give more events"
             )
-        self._session_id, self._seed, self._method, self._loss, self._training = (
-            table.session_id,
-            seed,
-            method,
-            loss,
-            training,
-        )
+        self._session_id, self._seed, self._training = table.session_id, seed, training
+        self._config, self._method = config, method
         self._item_index, self._is_false_positive = table.ragged(table.item_index, table.is_false_positive)
+        self._dislike = None if dislike is None else table.ragged(dislike)[0]
         self._n_inputs = tf.constant(table.count(is_input) - 1, tf.int32)
-        has_users = method.metric is not None and loss.fp_scope == "user"
-        self._users = UserFalsePositives(table, loss) if has_users else None
+        self._context = _Context(table, config)
+        has_user_scope = method.term is not None and config.loss.fp_scope == "user"
+        self._users = UserFalsePositives(table, config.loss, dislike) if has_user_scope else None
 
     def epoch(self, epoch: int) -> tf.data.Dataset:
         """The training batches (`schema.py`) of an epoch, counted from 0."""
@@ -81,27 +82,32 @@ class TrainingBatches:
         )
 
     def _batch(self, rows: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        method = self._method
         item_index = tf.gather(self._item_index, rows).to_tensor()
         is_false_positive = tf.gather(self._is_false_positive, rows).to_tensor()
-        inputs, label, label_event = select_inputs(item_index, is_false_positive, self._method)
-        if self._method.metric is None:
-            fp_index = tf.zeros_like(inputs[:, :1])
-            fp_probability = tf.zeros_like(inputs, tf.float32)[:, :, tf.newaxis]
-        elif self._users is not None:
-            fp_index, fp_probability = self._users.sample(rows, label, label_event, seed)
-        else:
-            fp_index, fp_probability = session_false_positives(
-                item_index, is_false_positive, label, label_event, self._loss
-            )
-        return {
-            schema.ITEM_INDEX: inputs,
-            schema.LABEL: label,
-            schema.FP_INDEX: fp_index,
-            schema.FP_PROBABILITY: fp_probability,
-        }
+        dislike = None if self._dislike is None else tf.gather(self._dislike, rows).to_tensor()
+        batch, label_event = select_inputs(item_index, is_false_positive, method)
+        if method.has_satisfaction_head:
+            batch[schema.LABEL_IS_FP] = tf.gather(is_false_positive, label_event, batch_dims=1)
+        if method.has_soft_labels and dislike is not None:
+            batch[schema.LABEL_WEIGHT] = 1 - tf.gather(dislike, label_event, batch_dims=1)
+        if method.term is not None:
+            label = batch[schema.LABEL]
+            if self._users is not None:
+                found = self._users.sample(rows, label, label_event, seed)
+            else:
+                found = session_false_positives(
+                    item_index, is_false_positive, label, label_event, self._config.loss, dislike
+                )
+            batch[schema.FP_INDEX], batch[schema.FP_PROBABILITY] = found.index, found.probability
+            if found.dislike is not None and method.has_soft_labels:
+                batch[schema.FP_PROBABILITY] *= found.dislike[:, tf.newaxis, :]
+            elif found.dislike is not None:
+                batch[schema.FP_DEGREE] = found.dislike
+        return batch | self._context.of(rows)
 
 
-def ranking_batches(table: SessionTable, method: Method, batch_size: int) -> tf.data.Dataset:
+def ranking_batches(table: SessionTable, config: ModelConfig, batch_size: int) -> tf.data.Dataset:
     """The ranking batches (`schema.py`) of a split: every target that counts, the same list for every method.
 
     Sessions go from short to long, and those without a target are left out.
@@ -109,36 +115,73 @@ def ranking_batches(table: SessionTable, method: Method, batch_size: int) -> tf.
     Raises:
         InputError: no session has a kept target.
     """
+    method = resolve(config)
     is_target = _before(table, ~table.is_false_positive) > 0
     if not (is_target & ~table.is_false_positive).any():
         raise InputError(
             f"none of {len(table.length)} sessions has two kept events in the catalogue, so there is nothing to rank; "
             "lower data.min_item_support, or give more events"
         )
-    rows = np.flatnonzero(table.count(is_target))
+    rows = np.flatnonzero(table.count(is_target)).astype(np.int32)
     rows = rows[np.argsort(table.length[rows], kind="stable")]
     item_index, is_false_positive = table.ragged(table.item_index, table.is_false_positive)
+    context = _Context(table, config)
 
     def batch(rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        return select_targets(
-            tf.gather(item_index, rows).to_tensor(), tf.gather(is_false_positive, rows).to_tensor(), method
-        )
+        events = tf.gather(item_index, rows).to_tensor(), tf.gather(is_false_positive, rows).to_tensor()
+        selected = select_targets(*events, method)
+        if config.penalty == 0:
+            del selected[schema.TARGET_EVENT]
+        else:
+            selected[schema.EVENT_INDEX], selected[schema.EVENT_IS_FP] = events
+        return selected | context.of(rows)
 
     steps = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
     return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
+def _judge_clicks(table: SessionTable, config: ModelConfig) -> tuple[SessionTable, np.ndarray | None]:
+    """The table with the flags that the method goes by, and <float32>[all events] a measure of dislike or None: with
+    soft labels the probability of a false positive, for a supervised gate the measured degree, NaN = not measured."""
+    if not config.uses_satisfaction:
+        return table, None
+    if table.satisfaction is None:
+        raise InputError("the examples have no satisfaction values; run the pipeline again with data.satisfaction")
+    if resolve(config).has_soft_labels:
+        probability = estimate(table.satisfaction, table.position).astype(np.float32)
+        return dataclasses.replace(table, is_false_positive=probability > 0.5), probability
+    abandoned = table.satisfaction[table.is_false_positive]
+    return table, dislike_degree(table.satisfaction, abandoned).astype(np.float32)
+
+
+class _Context:
+    """What a batch holds of its sessions beside their events: users and their histories, if the model has them."""
+
+    def __init__(self, table: SessionTable, config: ModelConfig):
+        self._user_index = tf.constant(table.user_index) if config.has_users else None
+        self._history = table.ragged_history() if config.has_history else None
+
+    def of(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = {}
+        if self._user_index is not None:
+            found[schema.USER_INDEX] = tf.gather(self._user_index, rows)
+        if self._history is not None:
+            found[schema.HISTORY_INDEX] = tf.gather(self._history, rows).to_tensor()
+        return found
+
+
 def select_inputs(
     item_index: tf.Tensor, is_false_positive: tf.Tensor, method: Method
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """A method's inputs and labels: after each input event, the next one, if it is a target.
 
     Args:
         item_index: <int32>[B, N]; is_false_positive: <bool>[B, N].
 
     Returns:
-        inputs <int32>[B, T], label <int32>[B, T] (PAD_INDEX = nothing to predict) and label_event <int32>[B, T], the
-        column in N that the label came from (0 where nothing comes after). The last input event is no input.
+        <int32>[B, T] ITEM_INDEX and LABEL (PAD_INDEX = nothing to predict) and, for marked inputs, <bool>[B, T]
+        INPUT_IS_FP; and label_event <int32>[B, T], the column in N that the label came from (0 where nothing comes
+        after). The last input event is no input.
     """
     is_input = _is_input(item_index, is_false_positive, method)
     sequence, event = _compact(is_input, item_index, _columns(item_index))
@@ -146,11 +189,13 @@ def select_inputs(
     label, has_next = sequence[:, 1:], sequence[:, 1:] != schema.PAD_INDEX
     label_event = event[:, 1:]
     is_target = has_next & tf.gather(is_target, label_event, batch_dims=1)
-    return (
-        tf.where(has_next, sequence[:, :-1], schema.PAD_INDEX),
-        tf.where(is_target, label, schema.PAD_INDEX),
-        label_event,
-    )
+    batch = {
+        schema.ITEM_INDEX: tf.where(has_next, sequence[:, :-1], schema.PAD_INDEX),
+        schema.LABEL: tf.where(is_target, label, schema.PAD_INDEX),
+    }
+    if method.inputs == "marked":
+        batch[schema.INPUT_IS_FP] = has_next & tf.gather(is_false_positive, event[:, :-1], batch_dims=1)
+    return batch, label_event
 
 
 def select_targets(item_index: tf.Tensor, is_false_positive: tf.Tensor, method: Method) -> dict[str, tf.Tensor]:
@@ -160,20 +205,25 @@ def select_targets(item_index: tf.Tensor, is_false_positive: tf.Tensor, method: 
         item_index: <int32>[B, N]; is_false_positive: <bool>[B, N].
 
     Returns:
-        <int32>[B, T] ITEM_INDEX and [B, E] TARGET_INDEX <int32>, TARGET_POSITION <int32>, TARGET_IS_FP <bool>.
+        <int32>[B, T] ITEM_INDEX and, for marked inputs, <bool>[B, T] INPUT_IS_FP; and [B, E] TARGET_INDEX <int32>,
+        TARGET_POSITION <int32>, TARGET_IS_FP <bool>, TARGET_EVENT <int32>.
     """
     is_input = _is_input(item_index, is_false_positive, method)
     is_kept = (item_index != schema.PAD_INDEX) & ~is_false_positive
     position = tf.cumsum(tf.cast(is_input, tf.int32), axis=1, exclusive=True) - 1
     is_target = (tf.cumsum(tf.cast(is_kept, tf.int32), axis=1, exclusive=True) > 0) & (item_index != schema.PAD_INDEX)
-    (inputs,) = _compact(is_input, item_index)
-    target, position, is_abandoned = _compact(is_target, item_index, position, is_false_positive)
-    return {
+    inputs, input_is_fp = _compact(is_input, item_index, is_false_positive)
+    target, position, is_abandoned, event = _compact(
+        is_target, item_index, position, is_false_positive, _columns(item_index)
+    )
+    batch = {
         schema.ITEM_INDEX: inputs,
         schema.TARGET_INDEX: target,
         schema.TARGET_POSITION: position,
         schema.TARGET_IS_FP: is_abandoned,
+        schema.TARGET_EVENT: event,
     }
+    return batch | ({schema.INPUT_IS_FP: input_is_fp} if method.inputs == "marked" else {})
 
 
 def _before(table: SessionTable, is_counted: np.ndarray) -> np.ndarray:
@@ -186,7 +236,7 @@ def _before(table: SessionTable, is_counted: np.ndarray) -> np.ndarray:
 
 
 def _is_input(item_index: tf.Tensor, is_false_positive: tf.Tensor, method: Method) -> tf.Tensor:
-    return (item_index != schema.PAD_INDEX) & (~is_false_positive | (method.inputs == "all"))
+    return (item_index != schema.PAD_INDEX) & (~is_false_positive | (method.inputs != "tp"))
 
 
 def _columns(values: tf.Tensor) -> tf.Tensor:

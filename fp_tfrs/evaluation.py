@@ -33,9 +33,13 @@ LENGTH_SLICES = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10+": (10, np.inf)}
 HEAD_SHARE = 0.8  # of the kept training events: the most popular items that make it are the head, the others the tail
 ROWS_PER_CALL = 512
 
-# Sessions before the targets (item ids and flags, oldest event first, any lengths) and the targets' item ids →
-# <int64>[n] ranks: 1 = best, 0 = the model does not know the item, -1 = a score is NaN.
-RankFn = Callable[[Sequence[Sequence[str]], Sequence[Sequence[bool]], Sequence[str]], np.ndarray]
+# Sessions before the targets (item ids and flags, oldest event first, any lengths), the targets' item ids, the sessions'
+# users and items of these users' earlier sessions → <int64>[n] ranks: 1 = best, 0 = the model does not know the item,
+# -1 = a score is NaN.
+RankFn = Callable[
+    [Sequence[Sequence[str]], Sequence[Sequence[bool]], Sequence[str], Sequence[str], Sequence[Sequence[str]]],
+    np.ndarray,
+]
 KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT")
 
@@ -203,6 +207,8 @@ def _rank_by_model(name: str, rank_fn: RankFn, targets: Targets) -> np.ndarray:
                 [session.item_id[:position] for session, position in pairs],
                 [session.is_false_positive[:position] for session, position in pairs],
                 [session.item_id[position] for session, position in pairs],
+                [session.user_id for session, _ in pairs],
+                [session.history_item_id for session, _ in pairs],
             )
             progress.advance(len(rows))
     return ranks

@@ -1,6 +1,6 @@
 """What the trained model answers, written beside its export: requests and answers for the probe to hold it against.
 
-The answers come from the trained model's towers through NumPy, by another way than the exported graph: vocabulary,
+The answers come from the trained model's queries through NumPy, by another way than the exported graph: vocabulary,
 selection of the inputs, scores and order are worked out here in Python.
 """
 
@@ -11,12 +11,14 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from fp_tfrs import schema
+from fp_tfrs.config import RunConfig
 from fp_tfrs.errors import RunError
+from fp_tfrs.sessions import Session
 
 FILE_NAME = "assets.extra/expectations.json"  # below the SavedModel's folder; model servers leave it alone
 COMPARED = 20  # items per answer that must be the same
@@ -25,20 +27,13 @@ REAL_SESSIONS = 100
 _UNKNOWN = "\x00 not an item"
 
 
-class RawSession(Protocol):
-    """What is read of a session."""
-
-    @property
-    def item_id(self) -> Sequence[str]: ...
-    @property
-    def is_false_positive(self) -> Sequence[bool]: ...
-
-
 class Request(NamedTuple):
     """A session so far, and the item to rank after it."""
 
     item_id: list[str]
     is_false_positive: list[int]
+    user_id: str
+    history_item_id: list[str]
     target: str
 
 
@@ -46,27 +41,24 @@ class Request(NamedTuple):
 class Expectation:
     """A request and what the trained model answers to it."""
 
-    item_id: list[str]
-    is_false_positive: list[int]
+    request: Request
     top_item_id: list[str]  # best first; "" for items that exclude_seen took out
     top_score: list[float]
-    target: str
     rank_low: int  # the target's rank if every near-tie is lost by the others; 0 = not in the catalogue
     rank_high: int  # and if every near-tie is won by them
 
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """The trained model without its graph: scores [V] of one session of raw ids."""
+    """The trained model without its exported graph: scores [V] of one session of raw ids."""
 
     vocabulary: Sequence[str]
+    user_vocabulary: Sequence[str]  # empty for a model without users
     popularity_score: np.ndarray  # float32 [V]
-    item_embeddings: np.ndarray  # float32 [V, D]
-    session_embeddings: Callable[[np.ndarray], np.ndarray]  # int32 [n, T] → float32 [n, T, D]
-    is_fp_input: bool  # false positives are inputs of the method
-    max_length: int
-    top_k: int
-    is_seen_excluded: bool
+    candidates: np.ndarray  # float32 [V, P]
+    target_queries: Callable[[dict[str, np.ndarray]], np.ndarray]  # a batch with one target a session → [n, 1, Q]
+    inputs: str  # of the method
+    run: RunConfig
 
     @functools.cached_property
     def column(self) -> dict[str, int]:
@@ -75,25 +67,60 @@ class Scorer:
 
     def scores(self, requests: Sequence[Request]) -> Iterator[np.ndarray]:
         """float64 [V] scores of the catalogue after each session."""
-        item_index = np.full((len(requests), self.max_length), schema.PAD_INDEX, dtype=np.int32)
-        n_used = np.zeros(len(requests), dtype=np.int64)
-        for row, request in enumerate(requests):
-            used = [
-                self.column[item] + schema.FIRST_ITEM_INDEX
-                for item, is_fp in zip(request.item_id, request.is_false_positive)
-                if item in self.column and (self.is_fp_input or not is_fp)
-            ][-self.max_length :]
-            item_index[row, : len(used)] = used
-            n_used[row] = len(used)
-        items = self.item_embeddings.astype(np.float64)
-        for embeddings, n in zip(self.session_embeddings(item_index).astype(np.float64), n_used):
-            yield items @ embeddings[n - 1] if n else self.popularity_score.astype(np.float64)
+        rows = [self._events(request) for request in requests]
+        max_length = self.run.data.sessions.max_length
+        used = [[e for e in events if self.inputs != "tp" or not e[1]][-max_length:] for events in rows]
+        n_used = np.array([len(events) for events in used], np.int32)
+        batch = {
+            schema.ITEM_INDEX: _padded([[index for index, _ in events] for events in used]),
+            schema.TARGET_POSITION: np.maximum(n_used - 1, 0)[:, np.newaxis],
+        }
+        if self.inputs == "marked":
+            batch[schema.INPUT_IS_FP] = _padded([[is_fp for _, is_fp in events] for events in used]).astype(bool)
+        if self.run.model.penalty:
+            batch[schema.EVENT_INDEX] = _padded([[index for index, _ in events] for events in rows])
+            batch[schema.EVENT_IS_FP] = _padded([[is_fp for _, is_fp in events] for events in rows]).astype(bool)
+            batch[schema.TARGET_EVENT] = np.array([[len(events)] for events in rows], np.int32)
+        if self.run.model.has_users:
+            number = {user: line + 1 for line, user in enumerate(self.user_vocabulary)}
+            batch[schema.USER_INDEX] = np.array([number.get(r.user_id, 0) for r in requests], np.int32)
+        if self.run.model.has_history and self.run.data.history:
+            most = self.run.data.history.max_items
+            known = [[self._index(i) for i in r.history_item_id if i in self.column][:most] for r in requests]
+            batch[schema.HISTORY_INDEX] = _padded(known)
+        items, queries = self.candidates.astype(np.float64), self.target_queries(batch)[:, 0].astype(np.float64)
+        for query, n in zip(queries, n_used):
+            yield self._score(query, items) if n else self.popularity_score.astype(np.float64)
+
+    def _score(self, query: np.ndarray, items: np.ndarray) -> np.ndarray:
+        n = items.shape[1]
+        scores = items @ query[:n]
+        if self.run.model.penalty:
+            abandoned = query[n:]
+            scores -= self.run.model.penalty * np.maximum(items[:, : len(abandoned)] @ abandoned, 0)
+        return scores
+
+    def _events(self, request: Request) -> list[tuple[int, bool]]:
+        """(item_index, abandoned) of the known items."""
+        pairs = zip(request.item_id, request.is_false_positive)
+        return [(self._index(item), bool(is_fp)) for item, is_fp in pairs if item in self.column]
+
+    def _index(self, item: str) -> int:
+        return self.column[item] + schema.FIRST_ITEM_INDEX
 
 
-def expect(sessions: Sequence[RawSession], scorer: Scorer) -> list[Expectation]:
+def _padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """int32 [n, longest, but at least 1], filled up with 0 on the right."""
+    padded = np.zeros((len(rows), max([1, *map(len, rows)])), np.int32)
+    for row, values in zip(padded, rows):
+        row[: len(values)] = values
+    return padded
+
+
+def expect(sessions: Sequence[Session], scorer: Scorer) -> list[Expectation]:
     """Requests made of `sessions`, with the trained model's answers; RunError for scores that are not finite."""
     random = np.random.default_rng(0)
-    requests = _requests(sessions, scorer.vocabulary, scorer.max_length, random)
+    requests = _requests(sessions, scorer.vocabulary, scorer.run.data.sessions.max_length, random)
     return [_expect(request, scores, scorer, random) for request, scores in zip(requests, scorer.scores(requests))]
 
 
@@ -105,11 +132,13 @@ def write(path: Path, expected: Sequence[Expectation]) -> None:
 
 def read(path: Path) -> list[Expectation]:
     """The inverse of `write`; OSError or ValueError when the file cannot be read."""
-    return [Expectation(**values) for values in json.loads(path.read_text())]
+    return [
+        Expectation(**{**values, "request": Request(*values["request"])}) for values in json.loads(path.read_text())
+    ]
 
 
 def _requests(
-    sessions: Sequence[RawSession], vocabulary: Sequence[str], max_length: int, random: np.random.Generator
+    sessions: Sequence[Session], vocabulary: Sequence[str], max_length: int, random: np.random.Generator
 ) -> list[Request]:
     """Starts of real sessions, a fifth with an unknown id, each with the item that came next; and the odd lengths."""
     requests: list[Request] = []
@@ -122,24 +151,26 @@ def _requests(
             at = int(random.integers(0, cut + 1))
             items.insert(at, _UNKNOWN)
             flags.insert(at, 0)
-        requests.append(Request(items, flags, target))
+        user = _UNKNOWN if number % 7 == 0 else session.user_id
+        requests.append(Request(items, flags, user, list(session.history_item_id), target))
     for length in (0, 1, max_length, max_length + 7, 10 * max_length):
         items = [str(item) for item in random.choice(vocabulary, length)]
-        requests.append(Request(items, [int(flag) for flag in random.integers(0, 2, length)], vocabulary[-1]))
-    requests.append(Request([_UNKNOWN, _UNKNOWN], [0, 1], vocabulary[0]))
-    requests.append(Request([vocabulary[0]] * 3, [1, 1, 1], vocabulary[0]))
+        flags = [int(flag) for flag in random.integers(0, 2, length)]
+        requests.append(Request(items, flags, "", items[::-1], vocabulary[-1]))
+    requests.append(Request([_UNKNOWN, _UNKNOWN], [0, 1], "", [_UNKNOWN], vocabulary[0]))
+    requests.append(Request([vocabulary[0]] * 3, [1, 1, 1], "", [], vocabulary[0]))
     return requests
 
 
 def _expect(request: Request, scores: np.ndarray, scorer: Scorer, random: np.random.Generator) -> Expectation:
-    items, flags, target = request
+    items, target = request.item_id, request.target
     if not np.isfinite(scores).all():
         raise RunError("the trained model's scores are not finite; train with a lower learning_rate or clip_norm")
     offered = scores.copy()
-    if scorer.is_seen_excluded:
+    if scorer.run.serving.exclude_seen:
         offered[[scorer.column[item] for item in items if item in scorer.column]] = -np.inf
     # As many again as are compared, for near-ties that rounding may put in another order.
-    order = np.argsort(-offered, kind="stable")[: min(scorer.top_k, 2 * COMPARED)]
+    order = np.argsort(-offered, kind="stable")[: min(scorer.run.serving.top_k, 2 * COMPARED)]
     if random.random() < 0.5:
         target = scorer.vocabulary[int(random.choice(order))]  # ranks near the top are the ones that matter
     rank_low = rank_high = 0
@@ -150,11 +181,9 @@ def _expect(request: Request, scores: np.ndarray, scorer: Scorer, random: np.ran
         rank_low = 1 + int((others > scores[column] + slack).sum())
         rank_high = 1 + int((others >= scores[column] - slack).sum())
     return Expectation(
-        items,
-        flags,
+        request._replace(target=target),
         [scorer.vocabulary[number] if np.isfinite(offered[number]) else "" for number in order],
         [float(offered[number]) for number in order],
-        target,
         rank_low,
         rank_high,
     )

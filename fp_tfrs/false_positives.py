@@ -13,6 +13,8 @@ session_prefix: x alone.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
@@ -23,9 +25,26 @@ from fp_tfrs.session_table import SessionTable
 _NEVER = 1e9  # a distance in events that no session has
 
 
+class FalsePositives(NamedTuple):
+    """The false positives of a batch.
+
+    index: FP_INDEX <int32>[B, M]. probability: FP_PROBABILITY <float32>[B, T, M]. dislike: <float32>[B, M], the measure
+    of dislike at the item's last abandonment in the scope of all positions; None where none was given.
+    """
+
+    index: tf.Tensor
+    probability: tf.Tensor
+    dislike: tf.Tensor | None = None
+
+
 def session_false_positives(
-    item_index: tf.Tensor, is_false_positive: tf.Tensor, label: tf.Tensor, label_event: tf.Tensor, loss: LossConfig
-) -> tuple[tf.Tensor, tf.Tensor]:
+    item_index: tf.Tensor,
+    is_false_positive: tf.Tensor,
+    label: tf.Tensor,
+    label_event: tf.Tensor,
+    loss: LossConfig,
+    dislike: tf.Tensor | None = None,
+) -> FalsePositives:
     """False positives of the session, or of the part of it before the label (`loss.fp_scope`).
 
     With scope session_prefix the latest `loss.max_fp` are chosen for each position, so M can exceed max_fp.
@@ -33,9 +52,10 @@ def session_false_positives(
     Args:
         item_index: <int32>[B, N] the events; is_false_positive: <bool>[B, N].
         label: <int32>[B, T], PAD_INDEX = none; label_event: <int32>[B, T], the column of N where the label is.
+        dislike: <float32>[B, N] a measure of dislike of each event, or None.
 
     Returns:
-        FP_INDEX <int32>[B, M], latest abandoned first, and FP_PROBABILITY <float32>[B, T, M].
+        The items, latest abandoned first.
     """
     is_event = item_index != schema.PAD_INDEX
     is_kept, is_abandoned = is_event & ~is_false_positive, is_event & is_false_positive
@@ -65,7 +85,10 @@ def session_false_positives(
         "count": lambda: _count(is_in_scope, is_abandonment),
         "recency": lambda: 1 / (1 + nearest),
     }[loss.fp_weight]()
-    return fp_index, tf.where(is_in_set, weight, 0.0)
+    if dislike is not None:
+        last = tf.reduce_max(tf.where(is_abandonment, event[:, tf.newaxis], 0), axis=1)  # [B, M]
+        dislike = tf.gather(dislike, last, batch_dims=1)
+    return FalsePositives(fp_index, tf.where(is_in_set, weight, 0.0), dislike)
 
 
 class UserFalsePositives:
@@ -75,7 +98,8 @@ class UserFalsePositives:
     order of their start.
     """
 
-    def __init__(self, table: SessionTable, loss: LossConfig):
+    def __init__(self, table: SessionTable, loss: LossConfig, dislike: np.ndarray | None = None):
+        """dislike: <float32>[all events] a measure of dislike of each event, or None."""
         self._loss = loss
         names = [user or b"\0" + session for user, session in zip(table.user_id, table.session_id, strict=True)]
         user = np.unique(np.array(names, object), return_inverse=True)[1]
@@ -99,20 +123,16 @@ class UserFalsePositives:
             tf.RaggedTensor.from_row_splits(tf.constant(values), splits)
             for values in (table.item_index[last], count.astype(np.float32), event[last].astype(np.int32))
         )
+        self._dislike = None if dislike is None else tf.RaggedTensor.from_row_splits(dislike[last], splits)
         self._user = tf.constant(user.astype(np.int32))
         self._first_event = tf.constant(first_event.astype(np.int32))
 
-    def sample(
-        self, rows: tf.Tensor, label: tf.Tensor, label_event: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def sample(self, rows: tf.Tensor, label: tf.Tensor, label_event: tf.Tensor, seed: tf.Tensor) -> FalsePositives:
         """Up to `loss.max_fp` false positives of each session's user, drawn without replacement.
 
         Args:
             rows: <int32>[B] the sessions' rows in the table; label, label_event: <int32>[B, T].
             seed: <int64>[2] of the draw.
-
-        Returns:
-            FP_INDEX <int32>[B, M] and FP_PROBABILITY <float32>[B, T, M].
         """
         user = tf.gather(self._user, rows)
         fp_index = _at_least_one_column(tf.gather(self._item_index, user).to_tensor())
@@ -122,17 +142,18 @@ class UserFalsePositives:
 
         def taken(values: tf.RaggedTensor) -> tf.Tensor:
             dense = _at_least_one_column(tf.gather(values, user).to_tensor())
-            return tf.gather(dense, drawn, batch_dims=1)[:, tf.newaxis, :]
+            return tf.gather(dense, drawn, batch_dims=1)
 
         fp_index = tf.gather(fp_index, drawn, batch_dims=1)
         is_in_set = _is_allowed(fp_index, label)
         event = (label_event + tf.gather(self._first_event, rows)[:, tf.newaxis])[:, :, tf.newaxis]
         weight = {
             "uniform": lambda: 1.0,
-            "count": lambda: taken(self._count),
-            "recency": lambda: 1 / (1 + tf.cast(tf.abs(event - taken(self._last_event)), tf.float32)),
+            "count": lambda: taken(self._count)[:, tf.newaxis, :],
+            "recency": lambda: 1 / (1 + tf.cast(tf.abs(event - taken(self._last_event)[:, tf.newaxis, :]), tf.float32)),
         }[self._loss.fp_weight]()
-        return fp_index, tf.where(is_in_set, weight, 0.0)
+        dislike = None if self._dislike is None else taken(self._dislike)
+        return FalsePositives(fp_index, tf.where(is_in_set, weight, 0.0), dislike)
 
 
 def _latest_distinct(item_index: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

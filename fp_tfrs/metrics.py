@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from fp_tfrs.config import CUTOFFS
 from fp_tfrs.errors import RunError
+from fp_tfrs.scoring import score_items, score_pairs
 
 METRIC_NAMES = tuple(f"{name}@{k}" for name in ("hr", "mrr", "ndcg") for k in CUTOFFS)
 
@@ -47,34 +48,35 @@ def ranks_from_scores(scores: np.ndarray, target_column: np.ndarray) -> np.ndarr
 
 
 def count_ranks(
-    session_embeddings: tf.Tensor, item_embeddings: tf.Tensor, target_column: tf.Tensor, chunk_size: int
+    queries: tf.Tensor, candidates: tf.Tensor, target_column: tf.Tensor, chunk_size: int, penalty: float = 0.0
 ) -> tf.Tensor:
-    """`ranks_from_scores` for dot-product scores, without ever holding the [n, V] scores. Runs eagerly and in graphs.
+    """`ranks_from_scores` for the scores of `scoring.score_items`, without ever holding the [n, V] scores. Runs eagerly and in graphs.
 
     The scores are summed in float64 and compared in float32: a float32 product changes its last bit with the shape of
     its operands, and ties, and so ranks, would change with the chunk and the batch. At most n·chunk_size·4 bytes are
     held for scores at any time, therefore chunk_size // 4 items are scored at once.
 
     Args:
-        session_embeddings: <float32>[n, D]
-        item_embeddings: <float32>[V, D]
-        target_column: <int>[n] the target's row of item_embeddings; negative = not in the catalogue.
+        queries: <float32>[n, Q]
+        candidates: <float32>[V, P]
+        target_column: <int>[n] the target's row of candidates; negative = not in the catalogue.
         chunk_size: how many items' float32 scores would fill the memory to use.
+        penalty: β of the inference-time penalty.
 
     Returns:
-        <int64>[n] rank, 1..V; 0 = target not in the catalogue; -1 = an embedding that this row needs is NaN or infinite
+        <int64>[n] rank, 1..V; 0 = target not in the catalogue; -1 = a vector that this row needs is NaN or infinite
         (of finite ones no score is NaN), to be raised by the caller.
     """
     width = max(1, chunk_size // 4)
-    n_items = tf.shape(item_embeddings)[0]
+    n_items = tf.shape(candidates)[0]
     target_column = tf.cast(target_column, tf.int32)
-    sessions = tf.cast(session_embeddings, tf.float64)
-    target_embeddings = tf.cast(tf.gather(item_embeddings, tf.maximum(target_column, 0)), tf.float64)
-    target_score = tf.cast(tf.reduce_sum(sessions * target_embeddings, axis=1), tf.float32)
+    queries = tf.cast(queries, tf.float64)
+    targets = tf.cast(tf.gather(candidates, tf.maximum(target_column, 0)), tf.float64)
+    target_score = tf.cast(score_pairs(queries, targets, penalty), tf.float32)
 
     def add_chunk(start: tf.Tensor, n_above: tf.Tensor, is_finite: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        items = tf.cast(item_embeddings[start : start + width], tf.float64)
-        scores = tf.cast(tf.matmul(sessions, items, transpose_b=True), tf.float32)
+        items = tf.cast(candidates[start : start + width], tf.float64)
+        scores = tf.cast(score_items(queries, items, penalty), tf.float32)
         n_at_least = tf.reduce_sum(tf.cast(scores >= target_score[:, None], tf.int32), axis=1)
         # The target is no rival of its own: not to be counted in the chunk that has it.
         n_columns = tf.shape(items)[0]
@@ -87,7 +89,7 @@ def count_ranks(
     _, n_above, is_finite = tf.while_loop(
         lambda start, *_: start < n_items,
         add_chunk,
-        (tf.constant(0), tf.zeros_like(target_column), tf.reduce_all(tf.math.is_finite(sessions), axis=1)),
+        (tf.constant(0), tf.zeros_like(target_column), tf.reduce_all(tf.math.is_finite(queries), axis=1)),
         parallel_iterations=1,
     )
     rank = tf.where(target_column < 0, 0, n_above + 1)

@@ -1,10 +1,12 @@
 """The model: a session tower, the item table and the training task, joined as a `tfrs.Model`.
 
-Padded batches of `dataset.py` in; a loss to `fit`, session and item embeddings to evaluation and serving out. The score of
-an item for a session is the dot product of their embeddings.
+Padded batches of `dataset.py` in; a loss to `fit`, queries and candidates to evaluation and serving out. How a query and
+a candidate make a score is said in `scoring.py`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -12,14 +14,21 @@ import tensorflow_recommenders as tfrs
 
 from fp_tfrs import schema
 from fp_tfrs.config import ModelConfig
+from fp_tfrs.methods import resolve
+from fp_tfrs.next_item import DrawnItems, NextItemLoss
+from fp_tfrs.scoring import mean_before
 from fp_tfrs.task import FalsePositiveTask
 from fp_tfrs.towers import build_tower
 from fp_tfrs.towers.inputs import TowerInputs
-from fp_tfrs.towers.items import ItemTable
+from fp_tfrs.towers.items import ItemRows, ItemTable
+from fp_tfrs.towers.marks import FeedbackMarks
+from fp_tfrs.towers.users import UserConcat, UserTable
+
+Batch = Mapping[str, tf.Tensor]
 
 
 class SessionModel(tfrs.Model):
-    """Session tower + item table + next-item and metric loss.
+    """Session tower + item table + next-item loss and what false positives add to it.
 
     All variables exist once the model is built, and follow from the seed, as does dropout: equal seeds give methods that
     differ only in their losses the same start. A `tf.train.Checkpoint` of model and optimizer also holds the state of
@@ -29,52 +38,123 @@ class SessionModel(tfrs.Model):
         config: method, tower and losses
         n_items: V, the items of the vocabulary
         seed: of everything random
+        item_counts: <number>[V] clicks of each item in training, for losses that sample items
+        n_users: U, the users of the vocabulary, for a model with users
+
+    Attributes:
+        candidate_dim: P, the width of candidates
+        penalty: β of the inference-time penalty
     """
 
-    def __init__(self, config: ModelConfig, n_items: int, seed: int):
+    def __init__(self, config: ModelConfig, n_items: int, seed: int, item_counts: np.ndarray, n_users: int = 0):
         super().__init__()
-        item_seed, tower_seed, task_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3) >> 1)
-        self._cosine_scale = config.cosine_scale
-        self.items = ItemTable(n_items, config.tower.embedding_dim, item_seed, name="items")
-        self.tower = build_tower(config.tower, tower_seed)
-        self.task = FalsePositiveTask(config, task_seed, name="task")
-        self.session_embeddings(tf.zeros([1, 1], tf.int32))  # builds the tower
+        dim = config.tower.embedding_dim
+        seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(7) >> 1]
+        self._cosine_scale, self._concat_items = config.cosine_scale, config.concat_items_with_user
+        self.penalty = config.penalty
+        self.items = ItemTable(n_items, dim, seeds[0], name="items")
+        self.tower = build_tower(config.tower, seeds[1])
+        self.task = FalsePositiveTask(config, n_items, seeds[2], name="task")
+        self.users = UserTable(n_users, dim, seeds[3], name="users") if config.has_users else None
+        kind = config.user_concat
+        self.concat = None if kind == "none" else UserConcat(kind, dim, seeds[4], name="concat")
+        is_marked = resolve(config).inputs == "marked"
+        self.marks = FeedbackMarks(dim, seeds[5], name="marks") if is_marked else None
+        self.next_item = NextItemLoss(config.next_item, item_counts, seeds[6])
+        self._has_history = config.has_history
+        self.session_embeddings(_one_empty_session())  # builds the tower
+        self.candidate_dim = int(self.candidates().shape[-1])
 
-    def session_embeddings(self, item_index: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """`<int32>[B, T]` inputs, padded on the right → `<float32>[B, T, D]`, one for every prefix; zero at padding.
+    def session_embeddings(
+        self,
+        batch: Batch,
+        training: bool = False,
+        is_wanted: tf.Tensor | None = None,
+        rows: ItemTable | ItemRows | None = None,
+    ) -> tf.Tensor:
+        """ITEM_INDEX and what else of `schema.py` the model has → `<float32>[B, T, D]`, one for every prefix; zero at padding.
 
-        With `ModelConfig.cosine_scale` their length is 1.
+        With `ModelConfig.cosine_scale` their length is 1. Where is_wanted `<bool>[B, T]` is false they may be zero.
+        rows: where to look up embeddings in place of the item table.
         """
-        embeddings = self.tower(TowerInputs(self.items(item_index), item_index), training=training)
+        look_up = self.items if rows is None else rows
+        item_index = batch[schema.ITEM_INDEX]
+        items = look_up(item_index)
+        if self.marks is not None:
+            items = self.marks(items, batch[schema.INPUT_IS_FP], item_index != schema.PAD_INDEX)
+        user = None if self.users is None else self.users(batch[schema.USER_INDEX])
+        history_index = batch[schema.HISTORY_INDEX] if self._has_history else None
+        history = None if history_index is None else look_up(history_index)
+        inputs = TowerInputs(items, item_index, is_wanted, user, history, history_index)
+        embeddings = self.tower(inputs, training=training)
+        if self.concat is not None:
+            embeddings = self.concat(embeddings, user)
         return embeddings if self._cosine_scale is None else tf.nn.l2_normalize(embeddings, -1)
 
-    def item_embeddings(self) -> tf.Tensor:
-        """`<float32>[V, D]` that sessions are scored with: row r is the item with index FIRST_ITEM_INDEX + r."""
-        return self._to_candidates(self.items.item_embeddings())
+    def target_queries(self, batch: Batch) -> tf.Tensor:
+        """A ranking batch → `<float32>[B, E, Q]`, for each target what `scoring.py` ranks the candidates by."""
+        position = batch[schema.TARGET_POSITION]
+        columns = tf.range(tf.shape(batch[schema.ITEM_INDEX])[1])
+        is_wanted = tf.reduce_any(position[..., tf.newaxis] == columns, 1)
+        sessions = self.session_embeddings(batch, is_wanted=is_wanted)
+        queries = tf.gather(sessions, position, batch_dims=1)
+        if self.task.satisfaction is not None:
+            queries = self.task.satisfaction.queries(queries)
+        if self.penalty:
+            events = self._as_scored(self.items(batch[schema.EVENT_INDEX]))
+            means = mean_before(events, batch[schema.EVENT_IS_FP])
+            queries = tf.concat([queries, tf.gather(means, batch[schema.TARGET_EVENT], batch_dims=1)], -1)
+        return queries
 
-    def train_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def candidates(self) -> tf.Tensor:
+        """`<float32>[V, P]` that queries are scored with: row r is the item with index FIRST_ITEM_INDEX + r."""
+        items = self._as_scored(self.items.item_embeddings())
+        return items if self.task.satisfaction is None else self.task.satisfaction.candidates(items)
+
+    def train_step(self, inputs: Batch) -> dict[str, tf.Tensor]:
         """One step of the optimiser; the task's figures so far, and the batch's loss."""
         # Keras finds the end of a dataset of unknown size by a step without data. Unless everything waits for the data,
         # that step advances Adam's step counter, and only in a process's first epoch: resuming would not be exact.
         with tf.control_dependencies(tf.nest.flatten(inputs)):
             return super().train_step(inputs)
 
-    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+    def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
         """The loss of a training batch (see `schema.py`), a scalar; updates the task's figures."""
-        item_index, label = inputs[schema.ITEM_INDEX], inputs[schema.LABEL]
-        sessions = self.session_embeddings(item_index, training)
-        if not self.task.has_metric_term:
-            return self.task(sessions, self.item_embeddings(), label)
-        return self.task(
-            sessions,
-            self.item_embeddings(),
-            label,
-            self._to_candidates(self.items(label)),
-            self._to_candidates(self.items(inputs[schema.FP_INDEX])),
-            inputs[schema.FP_PROBABILITY],
-        )
+        label = inputs[schema.LABEL]
+        drawn = self.next_item.draw()
+        rows: ItemTable | ItemRows = self.items
+        if drawn is not None:
+            # All lookups of the step from distinct rows: the table's gradient is sparse then.
+            names = (schema.ITEM_INDEX, schema.LABEL, schema.FP_INDEX, schema.HISTORY_INDEX)
+            touched = [inputs[name] for name in names if name in inputs]
+            rows = self.items.rows([*touched, drawn + schema.FIRST_ITEM_INDEX])
 
-    def _to_candidates(self, embeddings: tf.Tensor) -> tf.Tensor:
-        """Rows of the item table as what sessions are compared with, in scores and in the metric term alike."""
+        def next_item_loss(sessions: tf.Tensor, position: tf.Tensor, extra: tf.Tensor | None) -> tf.Tensor:
+            if drawn is None:
+                catalogue = self._as_scored(self.items.item_embeddings())
+                return self.next_item(sessions, catalogue, position, extra)
+            negatives, positives = (self._as_scored(rows(p + schema.FIRST_ITEM_INDEX)) for p in (drawn, position))
+            return self.next_item(sessions, DrawnItems(drawn, negatives, positives), position, extra)
+
+        sessions = self.session_embeddings(inputs, training, label != schema.PAD_INDEX, rows)
+        labels = self._as_scored(rows(label))
+        fps = self._as_scored(rows(inputs[schema.FP_INDEX])) if schema.FP_INDEX in inputs else None
+        if self._concat_items and self.users is not None and self.concat is not None:
+            user = self.users(inputs[schema.USER_INDEX])
+            labels, fps = self.concat(labels, user), self.concat(fps, user)
+        return self.task(sessions, inputs, next_item_loss, labels, fps)
+
+    def _as_scored(self, embeddings: tf.Tensor) -> tf.Tensor:
+        """Rows of the item table as what sessions are compared with, in scores and in the false positives' term alike."""
         scale = self._cosine_scale
         return embeddings if scale is None else scale * tf.nn.l2_normalize(embeddings, -1)
+
+
+def _one_empty_session() -> dict[str, tf.Tensor]:
+    """A batch that every model can embed."""
+    return {
+        schema.ITEM_INDEX: tf.zeros([1, 1], tf.int32),
+        schema.INPUT_IS_FP: tf.zeros([1, 1], tf.bool),
+        schema.USER_INDEX: tf.zeros([1], tf.int32),
+        schema.HISTORY_INDEX: tf.zeros([1, 1], tf.int32),
+    }

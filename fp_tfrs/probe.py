@@ -76,7 +76,7 @@ def examine(directory: str) -> ProbeResult:
         loaded_s = time.monotonic()
         _check_recommendations(
             "recommend",
-            lambda batch: model.recommend([e.item_id for e in batch], [e.is_false_positive for e in batch]),
+            lambda batch: model.recommend(*_columns(batch)),
             expected,
             asked,
         )
@@ -103,36 +103,53 @@ def _check_recommendations(
     """Asks for all sessions in one batch, for none, and for each alone."""
     asked.signature = signature
     for batch in (expected, [], *([one] for one in expected)):
-        asked.request = dataclasses.asdict(batch[0]) if len(batch) == 1 else {"sessions": len(batch)}
+        asked.request = batch[0].request._asdict() if len(batch) == 1 else {"sessions": len(batch)}
         answers = answer(batch)
         if not len(answers.item_id) == len(answers.score) == len(answers.model_version) == len(batch):
             raise _Failure(f"{len(answers.item_id)} answers to {len(batch)} sessions")
         for one, item_id, score in zip(batch, answers.item_id, answers.score):
             wrong = expectations.difference(one, item_id, score)
             if wrong:
-                asked.request = dataclasses.asdict(one)
+                asked.request = one.request._asdict()
                 raise _Failure(wrong)
 
 
 def _check_ranks(rank: Callable[..., Any], expected: Sequence[Expectation], asked: _Asked) -> None:
     """Asks for the rank of each session's target, in one batch."""
     asked.signature, asked.request = "rank", {"sessions": len(expected)}
-    ranks = rank([e.item_id for e in expected], [e.is_false_positive for e in expected], [e.target for e in expected])
+    items, flags, users, histories = _columns(expected)
+    ranks = rank(items, flags, [e.request.target for e in expected], users, histories)
     for one, served in zip(expected, ranks, strict=True):
         if not one.rank_low <= served <= one.rank_high:
-            asked.request = dataclasses.asdict(one)
-            raise _Failure(f"rank {served} of {one.target!r}; trained: {one.rank_low} to {one.rank_high}")
+            asked.request = one.request._asdict()
+            raise _Failure(f"rank {served} of {one.request.target!r}; trained: {one.rank_low} to {one.rank_high}")
+
+
+def _columns(expected: Sequence[Expectation]) -> tuple[list[Any], list[Any], list[str], list[Any]]:
+    """The requests' items, flags, users and histories."""
+    requests = [one.request for one in expected]
+    return (
+        [r.item_id for r in requests],
+        [r.is_false_positive for r in requests],
+        [r.user_id for r in requests],
+        [r.history_item_id for r in requests],
+    )
 
 
 def _example(expected: Expectation) -> bytes:
     """The request as a serialized tf.train.Example."""
     import tensorflow as tf
 
-    items = tf.train.BytesList(value=[item.encode() for item in expected.item_id])
-    flags = tf.train.Int64List(value=expected.is_false_positive)
+    def texts(values: Sequence[str]) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode() for value in values]))
+
+    request = expected.request
+    flags = tf.train.Int64List(value=request.is_false_positive)
     features = {
-        schema.ITEM_ID: tf.train.Feature(bytes_list=items),
+        schema.ITEM_ID: texts(request.item_id),
         schema.IS_FALSE_POSITIVE: tf.train.Feature(int64_list=flags),
+        schema.USER_ID: texts([request.user_id]),
+        schema.HISTORY_ITEM_ID: texts(request.history_item_id),
     }
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 

@@ -69,12 +69,26 @@ class SavedModel:
         feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
         return self._session.run({name: tensor.name for name, tensor in definition.outputs.items()}, feeds)
 
+    def takes(self, signature: str) -> set[str]:
+        """The names of a signature's inputs."""
+        return set(self._signatures[signature].inputs) if signature in self._signatures else set()
+
     def recommend(
-        self, item_id: Sequence[Sequence[str]], is_false_positive: Sequence[Sequence[Any]] | None = None
+        self,
+        item_id: Sequence[Sequence[str]],
+        is_false_positive: Sequence[Sequence[Any]] | None = None,
+        user_id: Sequence[str] | None = None,
+        history_item_id: Sequence[Sequence[str]] | None = None,
     ) -> Recommendations:
-        """Top items for sessions of raw ids, any lengths; an event without a flag counts as kept."""
-        ids, flags = _pad(item_id, is_false_positive)
-        return _recommendations(self._in_parts("recommend", item_id=ids, is_false_positive=flags))
+        """Top items for sessions of raw ids, any lengths; an event without a flag counts as kept.
+
+        Users, and items of their earlier sessions, latest first, go to models that have such inputs; others do without.
+        """
+        return _recommendations(
+            self._in_parts(
+                "recommend", **self._inputs("recommend", item_id, is_false_positive, user_id, history_item_id)
+            )
+        )
 
     def recommend_examples(self, serialized: Sequence[bytes]) -> Recommendations:
         """Top items for serialized `tf.train.Example`s with the features of `schema.py`."""
@@ -82,14 +96,28 @@ class SavedModel:
 
     def rank(
         self,
-        item_id: Sequence[Sequence[str]] | np.ndarray,
-        is_false_positive: Sequence[Sequence[Any]] | np.ndarray | None,
-        target: Sequence[str] | np.ndarray,
+        item_id: Sequence[Sequence[str]],
+        is_false_positive: Sequence[Sequence[Any]] | None,
+        target: Sequence[str],
+        user_id: Sequence[str] | None = None,
+        history_item_id: Sequence[Sequence[str]] | None = None,
     ) -> np.ndarray:
         """int64 [n] rank of each target after its session, over the whole catalogue: 1 = best, 0 = not in it."""
+        inputs = self._inputs("rank", item_id, is_false_positive, user_id, history_item_id)
+        return self._in_parts("rank", **inputs, target=np.array(target, dtype=object))["rank"]
+
+    def _inputs(
+        self, signature: str, item_id: Any, is_false_positive: Any, user_id: Any, history_item_id: Any
+    ) -> dict[str, np.ndarray]:
+        """Padded arrays of what the signature takes."""
         ids, flags = _pad(item_id, is_false_positive)
-        targets = np.array(target, dtype=object)
-        return self._in_parts("rank", item_id=ids, is_false_positive=flags, target=targets)["rank"]
+        inputs = {"item_id": ids, "is_false_positive": flags}
+        taken = self.takes(signature)
+        if "user_id" in taken:
+            inputs["user_id"] = np.array([""] * len(ids) if user_id is None else user_id, dtype=object)
+        if "history_item_id" in taken:
+            inputs["history_item_id"], _ = _pad([[]] * len(ids) if history_item_id is None else history_item_id, None)
+        return inputs
 
     def _in_parts(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """`call` for at most ROWS_PER_CALL rows at once, the answers joined."""

@@ -47,11 +47,20 @@ SATISFACTION = "satisfaction"  # float32[n], `data.satisfaction` of each event: 
 # Training batch (letters as everywhere: B sessions, T steps, M false positives).
 # ITEM_INDEX            int32 [B, T]    the method's input events, right-padded with PAD_INDEX, without OOV_INDEX
 LABEL = "label"  # int32 [B, T]    the item to predict after each input; PAD_INDEX = nothing to predict there
+# Where the method needs them (`methods.py`):
+INPUT_IS_FP = "input_is_fp"  # bool [B, T]    the input was abandoned
+LABEL_IS_FP = "label_is_fp"  # bool [B, T]    the label was abandoned
+LABEL_WEIGHT = "label_weight"  # float32 [B, T] of the label in the next-item loss
 FP_INDEX = "fp_index"  # int32 [B, M]    distinct abandoned items of the scope, right-padded with PAD_INDEX
 FP_PROBABILITY = "fp_probability"  # float32 [B, T, M] unnormalised p(fp) of each for the position; 0 = not in its set
+FP_DEGREE = "fp_degree"  # float32 [B, M] measured degree of dislike in [0, 1]; NaN = not measured
 
 # Ranking batch (validation): every event to score, and the input position after which it came.
-# ITEM_INDEX            int32 [B, T]
+# ITEM_INDEX            int32 [B, T], and INPUT_IS_FP where the method needs it
 TARGET_INDEX = "target_index"  # int32 [B, E]    PAD_INDEX = none
 TARGET_POSITION = "target_position"  # int32 [B, E]    column of ITEM_INDEX whose session embedding predicts the target
 TARGET_IS_FP = "target_is_fp"  # bool  [B, E]    the event was abandoned: counts for FP-HR, not for HR
+# Where abandoned items are penalised at inference: all events of the session, and which of them come before the target.
+EVENT_INDEX = "event_index"  # int32 [B, N]
+EVENT_IS_FP = "event_is_fp"  # bool  [B, N]
+TARGET_EVENT = "target_event"  # int32 [B, E]    events before it are those of smaller columns

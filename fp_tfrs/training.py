@@ -23,7 +23,7 @@ from fp_tfrs import schema
 from fp_tfrs.config import RunConfig, dump
 from fp_tfrs.dataset import TrainingBatches, ranking_batches
 from fp_tfrs.errors import InputError, RunError
-from fp_tfrs.methods import METHODS
+from fp_tfrs.lazy_adam import LazyAdam
 from fp_tfrs.metrics import count_ranks, metric_matrix
 from fp_tfrs.model import SessionModel
 from fp_tfrs.session_table import SessionTable
@@ -57,6 +57,7 @@ def train(
     state_dir: str,
     log_dir: str,
     on_line: OnLine,
+    n_users: int = 0,
 ) -> TrainedModel:
     """Trains until validation MRR@20 has not risen for `patience` epochs; takes up where a killed run has stopped.
 
@@ -67,14 +68,16 @@ def train(
         state_dir: of this run alone; a finished run's is read and returned at once.
         log_dir: for TensorBoard.
         on_line: takes a line of text for the user after each epoch, and warnings.
+        n_users: U, the users of the vocabulary, for a model with users.
 
     Raises:
         InputError: the data cannot be read, or has nothing to train on or to validate with.
         RunError: the loss is not a number, or state_dir belongs to another run or is unreadable.
     """
-    model = SessionModel(config.model, n_items, config.seed)
+    item_counts = np.bincount(train_table.item_index - schema.FIRST_ITEM_INDEX, minlength=n_items)
+    model = SessionModel(config.model, n_items, config.seed, item_counts, n_users)
     training = config.training
-    optimizer = tf.keras.optimizers.Adam(training.learning_rate, global_clipnorm=training.clip_norm)
+    optimizer = LazyAdam(training.learning_rate, global_clipnorm=training.clip_norm)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
     state = _State(model, state_dir, f"{dump(config.model)} {dump(training)} {config.seed} {n_items}", on_line)
@@ -95,13 +98,13 @@ def _run_epochs(
     log_dir: str,
     on_line: OnLine,
 ) -> None:
-    training, method = config.training, METHODS[config.model.method]
+    training = config.training
     for table in (train_table, valid_table):
         _check_vocabulary(table, n_items)
-    batches = TrainingBatches(train_table, method, config.model.loss, training, config.seed)
-    validate = _Validation(model, ranking_batches(valid_table, method, training.batch_size))
+    batches = TrainingBatches(train_table, config.model, training, config.seed)
+    validate = _Validation(model, ranking_batches(valid_table, config.model, training.batch_size))
     on_line(
-        f"training {method.name} on {batches.n_targets:,} targets in {batches.n_sessions:,} sessions, {n_items:,} items"
+        f"training {config.model.method} on {batches.n_targets:,} targets in {batches.n_sessions:,} sessions, {n_items:,} items"
     )
     writer = tf.summary.create_file_writer(log_dir)
     with writer.as_default():
@@ -138,12 +141,12 @@ class _Validation:
 
     def __init__(self, model: SessionModel, batches: tf.data.Dataset):
         self._model, self._batches = model, batches.cache()
-        item_spec = tf.TensorSpec([None, None], tf.float32)
-        self._rank = tf.function(self._rank_batch, input_signature=[batches.element_spec, item_spec])
+        spec = tf.TensorSpec([None, model.candidate_dim], tf.float32)
+        self._rank = tf.function(self._rank_batch, input_signature=[batches.element_spec, spec])
 
     def __call__(self) -> Record:
-        items = self._model.item_embeddings()
-        ranked = [self._rank(batch, items) for batch in self._batches]
+        candidates = self._model.candidates()
+        ranked = [self._rank(batch, candidates) for batch in self._batches]
         rank, is_fp = (np.concatenate([pair[k].numpy() for pair in ranked]) for k in (0, 1))
         kept, abandoned = metric_matrix(rank[~is_fp]), metric_matrix(rank[is_fp])
         return {
@@ -152,12 +155,12 @@ class _Validation:
             "val_fp_hr@20": float(abandoned["hr@20"].mean()) if is_fp.any() else None,
         }
 
-    def _rank_batch(self, batch: dict[str, tf.Tensor], items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        sessions = self._model.session_embeddings(batch[schema.ITEM_INDEX])
-        sessions = tf.gather(sessions, batch[schema.TARGET_POSITION], batch_dims=1)
+    def _rank_batch(self, batch: dict[str, tf.Tensor], candidates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        queries = self._model.target_queries(batch)
         is_target = batch[schema.TARGET_INDEX] != schema.PAD_INDEX
         column = batch[schema.TARGET_INDEX][is_target] - schema.FIRST_ITEM_INDEX
-        return count_ranks(sessions[is_target], items, column, _RANK_CHUNK_SIZE), batch[schema.TARGET_IS_FP][is_target]
+        rank = count_ranks(queries[is_target], candidates, column, _RANK_CHUNK_SIZE, self._model.penalty)
+        return rank, batch[schema.TARGET_IS_FP][is_target]
 
 
 class _StopAtNaN(tf.keras.callbacks.Callback):
@@ -281,7 +284,9 @@ def describe_epoch(history: Sequence[Record], max_epochs: int) -> list[str]:
     epoch, fp_hr = int(record["epoch"] or 0), record["val_fp_hr@20"]
     left = datetime.timedelta(seconds=round((record["seconds"] or 0) * (max_epochs - epoch)))
     losses = ", ".join(
-        f"{name.replace('_', ' ')} {record[name]:.4f}" for name in ("next_item_loss", "metric_loss") if name in record
+        f"{name.replace('_', ' ')} {record[name]:.4f}"
+        for name in ("next_item_loss", "metric_loss", "satisfaction_loss")
+        if name in record
     )
     figures = (
         f"epoch {epoch}/{max_epochs}: {losses}, val mrr@20 {record['val_mrr@20']:.4f}, "
@@ -289,7 +294,7 @@ def describe_epoch(history: Sequence[Record], max_epochs: int) -> list[str]:
         f"{record['targets_per_s']:,.0f} targets/s, at most {left} left"
     )
     lines = [figures]
-    if "metric_loss" in record:
+    if "hinge_active_share" in record:
         gate = ""
         if "gate_mean" in record:
             gate = (
@@ -306,14 +311,14 @@ def describe_epoch(history: Sequence[Record], max_epochs: int) -> list[str]:
 
 def _warnings(record: Record) -> list[str]:
     """What makes the metric term do nothing in this epoch."""
-    if "metric_loss" not in record:
+    if "fp_position_share" not in record:
         return []
     if not record["fp_position_share"]:
-        return ["no target has false positives, so the metric term does nothing; widen model.loss.fp_scope"]
+        return ["no target has false positives, so they add nothing to the loss; widen model.loss.fp_scope"]
     found = []
     if (record.get("gate_mean", 1) or 0) < _OFF_GATE_MEAN:
         found.append("the gate has switched the metric term off; try model.loss.gate_gradient: stop, or gate: hard")
-    if (record["hinge_active_share"] or 0) < _OFF_HINGE_SHARE:
+    if (record.get("hinge_active_share", 1) or 0) < _OFF_HINGE_SHARE:
         found.append("the hinge is almost never active; raise model.loss.margin, or use similarity: cosine")
     return found
 

@@ -76,6 +76,10 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     recommend.add_argument("--items", required=True, metavar="a,b,c", help="the session's item ids, oldest first")
     recommend.add_argument("--fp", metavar="0,1,0", help="1 for each item that was abandoned; default: none was")
+    recommend.add_argument("--user", metavar="ID", help="the session's user, for a model with users")
+    recommend.add_argument(
+        "--history", metavar="x,y", help="items of the user's earlier sessions, latest first, for a model with histories"
+    )
     recommend.add_argument("-k", type=int, default=10, metavar="K", help="how many items; default: %(default)s")
 
     evaluate = add("evaluate", _evaluate, "score a pushed model on the test targets of an event log")
@@ -131,7 +135,15 @@ def _recommend(parsed: argparse.Namespace) -> None:
     from fp_tfrs.saved_model import SavedModel, find_version
 
     model = SavedModel(find_version(parsed.model))
-    answer = model.recommend([items], [[int(flag) for flag in flags]])
+    for option, value, name in (("--user", parsed.user, "user_id"), ("--history", parsed.history, "history_item_id")):
+        if value is not None and name not in model.takes("recommend"):
+            raise InputError(f"{option} {value}: {model.directory} takes no {name}; leave {option} out")
+    answer = model.recommend(
+        [items],
+        [[int(flag) for flag in flags]],
+        [parsed.user or ""],
+        [[item for item in (parsed.history or "").split(",") if item]],
+    )
     found = [(item, score) for item, score in zip(answer.item_id[0], answer.score[0], strict=True) if item]
     for item, score in found[: parsed.k]:
         print(f"{item}\t{score:.4f}")

@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 
 from fp_tfrs import dataset, schema, session_table
-from fp_tfrs.config import LossConfig, TrainingConfig
+from fp_tfrs.config import LossConfig, ModelConfig, TrainingConfig
 from fp_tfrs.errors import InputError
 from fp_tfrs.methods import METHODS
 
+VANILLA = ModelConfig(method="vanilla")
 TRAINING = TrainingConfig(batch_size=8, length_buckets=(2, 4))
 
 
@@ -79,7 +80,7 @@ def table(sessions, tmp_path_factory):
 
 def _training_rows(table, method, loss=None, seed=5, epoch=0):
     """Every session of an epoch, from its batch, by session id; padding cut off."""
-    batches = dataset.TrainingBatches(table, METHODS[method], loss or LossConfig(), TRAINING, seed)
+    batches = dataset.TrainingBatches(table, ModelConfig(method=method, loss=loss or LossConfig()), TRAINING, seed)
     rows = {}
     for step, batch in enumerate(batches.epoch(epoch).as_numpy_iterator()):
         for k, session_id in enumerate(batches.session_ids(epoch, step)):
@@ -91,7 +92,7 @@ def _training_rows(table, method, loss=None, seed=5, epoch=0):
 def _expected_inputs(session, method):
     """[(input item, label or 0, the label's event)] by the definition of the methods."""
     rows = []
-    inputs = [p for p, (_, flag) in enumerate(session.known) if method.inputs == "all" or not flag]
+    inputs = [p for p, (_, flag) in enumerate(session.known) if method.inputs != "tp" or not flag]
     for here, after in itertools.pairwise(inputs):
         item, flag = session.known[after]
         rows.append((session.known[here][0], item if method.targets == "all" or not flag else 0, after))
@@ -108,8 +109,8 @@ def test_each_session_with_a_target_is_there_once_with_the_methods_inputs_and_la
         got, padding = rows[session_id], len(rows[session_id][schema.LABEL]) - len(steps)
         assert got[schema.ITEM_INDEX].tolist() == [item for item, _, _ in steps] + [0] * padding
         assert got[schema.LABEL].tolist() == [label for _, label, _ in steps] + [0] * padding
-        assert not got[schema.FP_PROBABILITY].any()
-    batches = dataset.TrainingBatches(table, method, LossConfig(), TRAINING, 5)
+        assert schema.FP_INDEX not in got
+    batches = dataset.TrainingBatches(table, ModelConfig(method=name), TRAINING, 5)
     assert batches.n_sessions == len(expected)
     assert batches.n_targets == sum(label != 0 for steps in expected.values() for _, label, _ in steps)
 
@@ -142,12 +143,12 @@ def test_ranking_targets_are_the_same_for_all_methods_and_each_follows_its_input
         targets = []
         for p, (item, flag) in enumerate(session.known):
             if any(not other for _, other in session.known[:p]):
-                before = [i for i, other in session.known[:p] if method.inputs == "all" or not other]
+                before = [i for i, other in session.known[:p] if method.inputs != "tp" or not other]
                 targets.append((item, flag, before))
         if targets:
             expected.append(targets)
     got = []
-    for batch in dataset.ranking_batches(table, method, 7).as_numpy_iterator():
+    for batch in dataset.ranking_batches(table, ModelConfig(method=name), 7).as_numpy_iterator():
         for inputs, targets, positions, flags in zip(*(batch[key] for key in _RANKING), strict=True):
             n = np.count_nonzero(targets)
             assert not targets[n:].any()
@@ -165,7 +166,7 @@ _RANKING = (schema.ITEM_INDEX, schema.TARGET_INDEX, schema.TARGET_POSITION, sche
 
 def test_an_epoch_is_the_same_after_a_restart_and_differs_from_the_next(table, sessions, tmp_path):
     def order(source, seed, epoch):
-        batches = dataset.TrainingBatches(source, METHODS["vanilla"], LossConfig(), TRAINING, seed)
+        batches = dataset.TrainingBatches(source, VANILLA, TRAINING, seed)
         return [batch[schema.ITEM_INDEX].tolist() for batch in batches.epoch(epoch).as_numpy_iterator()]
 
     shuffled = [sessions[k] for k in np.random.default_rng(0).permutation(len(sessions))]
@@ -176,7 +177,7 @@ def test_an_epoch_is_the_same_after_a_restart_and_differs_from_the_next(table, s
 
 
 def test_batches_hold_sessions_of_one_length_bucket_and_never_more_than_batch_size(table):
-    batches = dataset.TrainingBatches(table, METHODS["vanilla"], LossConfig(), TRAINING, 5)
+    batches = dataset.TrainingBatches(table, VANILLA, TRAINING, 5)
     sizes = []
     for batch in batches.epoch(0).as_numpy_iterator():
         lengths = np.count_nonzero(batch[schema.ITEM_INDEX], axis=1)
@@ -188,7 +189,9 @@ def test_batches_hold_sessions_of_one_length_bucket_and_never_more_than_batch_si
 
 @pytest.mark.parametrize("scope", ["session", "user"])
 def test_epochs_have_one_signature_so_that_nothing_is_compiled_twice(scope, table):
-    batches = dataset.TrainingBatches(table, METHODS["fp_metric"], LossConfig(fp_scope=scope), TRAINING, 5)
+    batches = dataset.TrainingBatches(
+        table, ModelConfig(method="fp_metric", loss=LossConfig(fp_scope=scope)), TRAINING, 5
+    )
     assert batches.epoch(0).element_spec == batches.epoch(1).element_spec
     assert batches.epoch(0).element_spec[schema.ITEM_INDEX].shape.as_list() == [None, None]
 
@@ -223,6 +226,6 @@ def test_unusable_files_are_refused_by_name(tmp_path):
         [write(tmp_path / "short", [Clicks("s", [(2, False), (schema.OOV_INDEX, False)])])]
     )
     with pytest.raises(InputError, match="anything to predict"):
-        dataset.TrainingBatches(table, METHODS["vanilla"], LossConfig(), TRAINING, 5)
+        dataset.TrainingBatches(table, VANILLA, TRAINING, 5)
     with pytest.raises(InputError, match="nothing to rank"):
-        dataset.ranking_batches(table, METHODS["vanilla"], 8)
+        dataset.ranking_batches(table, VANILLA, 8)

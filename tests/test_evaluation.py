@@ -29,15 +29,15 @@ TEST = make_sessions(0, 300)
 TRAIN = make_sessions(1, 600)
 
 
-def plain_model(item_id, is_false_positive, target):
+def plain_model(item_id, is_false_positive, target, user_id, history_item_id):
     """A model that is sure that the next number follows: rank 1 if it does, else by number."""
     numbers = [int(i[1:]) for i in target]
     return np.array([1 if n == int(p[-1][1:]) + 1 else n + 2 for n, p in zip(numbers, item_id, strict=True)])
 
 
-def worse_model(item_id, is_false_positive, target):
+def worse_model(item_id, is_false_positive, target, *context):
     """`plain_model`, but for one target of thirty, at random, which it misses."""
-    ranks = plain_model(item_id, is_false_positive, target)
+    ranks = plain_model(item_id, is_false_positive, target, *context)
     return np.where(np.random.default_rng(len(item_id)).random(len(ranks)) < 1 / 30, 40, ranks)
 
 
@@ -65,7 +65,7 @@ def test_model_figures_equal_plain_averages(report):
     by_length = {"1": [], "2-4": [], "5-9": [], "10+": []}
     session_means = {}
     for s, position, n_inputs in expected_targets():
-        rank = plain_model([s.item_id[:position]], None, [s.item_id[position]])[0]
+        rank = plain_model([s.item_id[:position]], None, [s.item_id[position]], [""], [()])[0]
         is_fp = s.is_false_positive[position]
         ranks[is_fp].append(rank)
         if not is_fp:
@@ -148,10 +148,10 @@ def test_figures_do_not_depend_on_the_order_of_sessions(monkeypatch, report):
 def test_model_gets_the_whole_history_and_nothing_after_it():
     seen = []
 
-    def spy(item_id, is_false_positive, target):
+    def spy(item_id, is_false_positive, target, *context):
         assert len(item_id) == len(is_false_positive) == len(target)
         seen.extend(zip(item_id, is_false_positive, target, strict=True))
-        return plain_model(item_id, is_false_positive, target)
+        return plain_model(item_id, is_false_positive, target, *context)
 
     run(spy)
     expected = [(s.item_id[:p], s.is_false_positive[:p], s.item_id[p]) for s, p, _ in expected_targets()]
@@ -181,13 +181,13 @@ def test_extra_ranker_of_another_catalogue_is_refused():
 
 def test_nan_and_a_foreign_catalogue_fail():
     with pytest.raises(RunError, match="NaN"):
-        run(lambda item_id, flags, target: np.full(len(target), -1))
+        run(lambda item_id, flags, target, *_: np.full(len(target), -1))
     with pytest.raises(RunError, match="does not know item 'i3'"):
-        run(lambda item_id, flags, target: np.array([0 if t == "i3" else 1 for t in target]))
+        run(lambda item_id, flags, target, *_: np.array([0 if t == "i3" else 1 for t in target]))
 
 
 def test_last_blessed_model_may_miss_items():
-    report = run(last_blessed_rank_fn=lambda item_id, flags, target: np.zeros(len(target), np.int64))
+    report = run(last_blessed_rank_fn=lambda item_id, flags, target, *_: np.zeros(len(target), np.int64))
     assert report.metrics["last_blessed"]["hr@100"].value == 0
 
 

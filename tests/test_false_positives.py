@@ -44,9 +44,10 @@ def _session_weights(sessions, loss, method=METHOD):
     """{(session, event of the label): {item: p(fp)}}, from the function under test."""
     table = _table(sessions)
     item_index, flags = (v.to_tensor() for v in table.ragged(table.item_index, table.is_false_positive))
-    _, label, label_event = select_inputs(item_index, flags, method)
+    batch, label_event = select_inputs(item_index, flags, method)
+    label = batch[schema.LABEL]
     fp = session_false_positives(item_index, flags, label, label_event, loss)
-    return _by_label(label, label_event, *fp)
+    return _by_label(label, label_event, fp.index, fp.probability)
 
 
 def _by_label(label, label_event, fp_index, fp_probability):
@@ -128,9 +129,10 @@ def test_user_scope_takes_the_false_positives_of_all_the_users_sessions(conflict
     table = _table(SESSIONS, users, start_s)
     loss = LossConfig(fp_scope="user", fp_conflict=conflict, fp_weight=weight)
     item_index, flags = (v.to_tensor() for v in table.ragged(table.item_index, table.is_false_positive))
-    _, label, label_event = select_inputs(item_index, flags, METHOD)
-    rows = tf.range(len(SESSIONS))
-    got = _by_label(label, label_event, *UserFalsePositives(table, loss).sample(rows, label, label_event, [0, 0]))
+    batch, label_event = select_inputs(item_index, flags, METHOD)
+    label, rows = batch[schema.LABEL], tf.range(len(SESSIONS))
+    fp = UserFalsePositives(table, loss).sample(rows, label, label_event, [0, 0])
+    got = _by_label(label, label_event, fp.index, fp.probability)
 
     expected = {}
     for user in set(users):

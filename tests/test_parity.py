@@ -115,14 +115,14 @@ def test_prefixes_of_one_session_are_one_draw_of_the_bootstrap():
 
 
 def test_ranks_are_those_of_scoring_each_prefix_alone(data):
-    model = SessionModel(config.ModelConfig(method="vanilla", tower=CELL.tower), data.n_items, seed=1)
+    model = SessionModel(config.ModelConfig(method="vanilla", tower=CELL.tower), data.n_items, 1, np.ones(data.n_items))
     ranks = parity.rank_prefixes(model, data.test_prefixes, data.test_columns)
-    items = model.item_embeddings().numpy()
+    items = model.candidates().numpy()
     for prefix, column, rank in zip(data.test_prefixes, data.test_columns, ranks, strict=True):
         if column < 0 or not len(prefix):
             assert rank == 0
             continue
-        scores = model.session_embeddings(prefix[np.newaxis]).numpy()[:, -1] @ items.T
+        scores = model.session_embeddings({schema.ITEM_INDEX: prefix[np.newaxis]}).numpy()[:, -1] @ items.T
         assert rank == ranks_from_scores(scores, np.array([column]))[0]
 
 

@@ -7,10 +7,9 @@ import subprocess
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from test_serving import POPULARITY, VOCABULARY, Export, K, L, draw_sessions, run_config
+from test_serving import POPULARITY, VOCABULARY, Export, L, draw_sessions, run_config
 
-from fp_tfrs import expectations, probe, serving
+from fp_tfrs import expectations, probe, recommender
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +63,23 @@ def test_ranks_that_differ_from_the_trained_ones_are_found(export_dir):
 @pytest.mark.parametrize(
     "fault",
     [
-        {"max_length": L - 1},
-        {"is_fp_input": True},
+        {"run": run_config("fp_simple", exclude_seen=True, max_length=L - 1)},
+        {"inputs": "all"},
         {"vocabulary": [*VOCABULARY[1:], VOCABULARY[0]]},
         {"popularity_score": np.zeros(len(VOCABULARY), np.float32)},
-        {"is_seen_excluded": False},
+        {"run": run_config("fp_simple")},
     ],
     ids=lambda fault: next(iter(fault)),
 )
 def test_an_export_that_works_otherwise_than_trained_is_found(good, export_dir, fault):
     scorer = expectations.Scorer(
-        VOCABULARY,
-        serving.popularity_score(POPULARITY),
-        good.model.item_embeddings().numpy(),
-        lambda item_index: good.model.session_embeddings(tf.constant(item_index)).numpy(),
-        is_fp_input=False,
-        max_length=L,
-        top_k=K,
-        is_seen_excluded=True,
+        vocabulary=VOCABULARY,
+        user_vocabulary=[],
+        popularity_score=recommender.popularity_score(POPULARITY),
+        candidates=good.model.candidates().numpy(),
+        target_queries=lambda batch: good.model.target_queries(batch).numpy(),
+        inputs="tp",
+        run=good.run,
     )
     expected = expectations.expect(draw_sessions(40, seed=1), dataclasses.replace(scorer, **fault))
     expectations.write(export_dir / expectations.FILE_NAME, expected)
@@ -107,7 +105,8 @@ def test_a_probe_that_ends_badly_is_a_finding_not_an_exception(tmp_path, monkeyp
 
 
 def expectation(*scored: tuple[str, float]) -> expectations.Expectation:
-    return expectations.Expectation([], [], [i for i, _ in scored], [s for _, s in scored], "a", 1, 1)
+    request = expectations.Request([], [], "", [], "a")
+    return expectations.Expectation(request, [i for i, _ in scored], [s for _, s in scored], 1, 1)
 
 
 def test_only_near_ties_may_change_places():

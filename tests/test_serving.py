@@ -10,8 +10,8 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow.core.protobuf import saved_model_pb2
 
-from fp_tfrs import expectations, metrics, schema, serving
-from fp_tfrs.config import RunConfig, ServingConfig
+from fp_tfrs import expectations, metrics, recommender, schema, serving
+from fp_tfrs.config import RunConfig
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.model import SessionModel
 from fp_tfrs.saved_model import ROWS_PER_CALL, SavedModel
@@ -23,7 +23,7 @@ POPULARITY = np.array([50 - n // 2 for n in range(V)])  # pairs of equals
 POPULARITY[-3:] = 0
 
 
-def run_config(method: str, **serving_config) -> RunConfig:
+def run_config(method: str, max_length: int = L, **serving_config) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": "m",
@@ -31,7 +31,7 @@ def run_config(method: str, **serving_config) -> RunConfig:
                 "source": {"format": "simulated", "simulation": {}},
                 "columns": {"session_id": "s", "feedback": {"skip": "bool"}},
                 "false_positive_when": [{"column": "skip", "op": "==", "value": True}],
-                "sessions": {"max_length": L},
+                "sessions": {"max_length": max_length},
             },
             "model": {"method": method, "tower": {"embedding_dim": 8, "hidden_dim": 8}},
             "serving": {"top_k": K, **serving_config},
@@ -56,7 +56,7 @@ class Export:
 
     def __init__(self, directory: Path, run: RunConfig):
         self.run = run
-        self.model = SessionModel(run.model, V, seed=3)
+        self.model = SessionModel(run.model, V, 3, POPULARITY)
         # Scores of a trained model's size: those of fresh weights are all near 0.
         self.model.set_weights([2 * w if w.dtype == np.float32 else w for w in self.model.get_weights()])
         training_dir = directory / "training"
@@ -78,9 +78,9 @@ class Export:
             kept = [i for i, fp in zip(items, flags) if i in VOCABULARY and not (is_tp_only and fp)]
             used = [VOCABULARY.index(i) + 2 for i in kept]
             index[row, : len(used[-L:])] = used[-L:]
-        sessions = self.model.session_embeddings(tf.constant(index)).numpy()
+        sessions = self.model.session_embeddings({schema.ITEM_INDEX: tf.constant(index)}).numpy()
         last = sessions[np.arange(len(index)), np.maximum((index > 0).sum(1) - 1, 0)]
-        scores = last @ self.model.item_embeddings().numpy().T
+        scores = last @ self.model.candidates().numpy().T
         return np.where(index[:, :1] > 0, scores, np.log1p(POPULARITY.astype(np.float32)))
 
 
@@ -115,25 +115,37 @@ def assert_close(actual, desired):
 def test_usable_inputs_by_hand():
     column = tf.constant([[-1, 5, 6, -1, 7], [9, -1, -1, -1, -1], [-1] * 5, [1, 2, 3, 4, 5]], tf.int64)
     flags = tf.constant([[0, 0, 1, 1, 0], [1, 0, 0, 0, 0], [0] * 5, [0, 0, 0, 0, 2]], tf.int64)
-    tp = serving.usable_inputs(column, flags, False, 3)
-    assert tp.numpy().tolist() == [[7, 9, 0], [0, 0, 0], [0, 0, 0], [4, 5, 6]]
-    every = serving.usable_inputs(column, flags, True, 3)
+    tp, is_abandoned = recommender.usable_inputs(column, flags, False, 3)
+    assert tp.numpy().tolist() == [[7, 9, 0], [0, 0, 0], [0, 0, 0], [4, 5, 6]] and not is_abandoned.numpy().any()
+    every, is_abandoned = recommender.usable_inputs(column, flags, True, 3)
     assert every.numpy().tolist() == [[7, 8, 9], [11, 0, 0], [0, 0, 0], [5, 6, 7]]
+    assert is_abandoned.numpy().tolist() == [
+        [False, True, False],
+        [True, False, False],
+        [False] * 3,
+        [False, False, True],
+    ]
+
+
+def test_usable_history_is_the_latest_known_items():
+    column = tf.constant([[-1, 5, 6, -1, 7], [9, -1, -1, -1, -1], [-1] * 5], tf.int64)
+    assert recommender.usable_history(column, 2).numpy().tolist() == [[7, 8], [11, 0], [0, 0]]
+    assert recommender.usable_history(column[:, :0], 2).numpy().tolist() == [[0], [0], [0]]
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 3])
 @pytest.mark.parametrize("n_steps", [0, 1, 9])
 def test_usable_inputs_always_have_a_column(n_rows, n_steps):
     for column in (-1, 4):
-        inputs = serving.usable_inputs(
+        inputs, is_abandoned = recommender.usable_inputs(
             tf.fill([n_rows, n_steps], tf.constant(column, tf.int64)), tf.zeros([n_rows, n_steps], tf.int64), True, 4
         )
         width = min(n_steps, 4) if column >= 0 and n_rows and n_steps else 1
-        assert inputs.shape == [n_rows, width]
+        assert inputs.shape == is_abandoned.shape == [n_rows, width]
 
 
 def test_exclude_puts_minus_infinity_at_the_session_s_items_and_nowhere_else():
-    scores = serving.exclude(tf.ones([2, 4]), tf.constant([[2, -1, 2], [-1, -1, -1]], tf.int64))
+    scores = recommender.exclude(tf.ones([2, 4]), tf.constant([[2, -1, 2], [-1, -1, -1]], tf.int64))
     assert scores.numpy().tolist() == [[1, 1, -np.inf, 1], [1, 1, 1, 1]]
 
 
@@ -152,8 +164,8 @@ def test_ids_get_the_positions_that_the_transform_gave_them(tmp_path):
     items = ["a", " a", "a ", "tab\there", "ü", "日本", "0", "-1", "A"]
     path = tmp_path / "vocabulary"
     path.write_text("".join(f"{item}\n" for item in items))
-    recommender = serving.Recommender(
-        lambda _: _, np.zeros([9, 2]), np.zeros(9), str(path), True, L, ServingConfig(), ""
+    exported = recommender.Recommender(
+        lambda _: _, np.zeros([9, 2]), np.zeros(9), str(path), None, run_config("vanilla"), ""
     )
     asked = tf.constant([*items, "", "b", "a\n"])
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:  # eagerly, tft would leave marks on later tests
@@ -162,11 +174,9 @@ def test_ids_get_the_positions_that_the_transform_gave_them(tmp_path):
         )
         session.run(tf.compat.v1.tables_initializer())
         by_transform = session.run(mapped)
-    assert recommender.column_of_item.lookup(asked).numpy().tolist() == [*range(9), -1, -1, -1]
-    np.testing.assert_array_equal(recommender.column_of_item.lookup(asked), by_transform)
-    assert recommender.item_of_column.lookup(tf.range(9, dtype=tf.int64)).numpy().tolist() == [
-        i.encode() for i in items
-    ]
+    assert exported.column_of_item.lookup(asked).numpy().tolist() == [*range(9), -1, -1, -1]
+    np.testing.assert_array_equal(exported.column_of_item.lookup(asked), by_transform)
+    assert exported.item_of_column.lookup(tf.range(9, dtype=tf.int64)).numpy().tolist() == [i.encode() for i in items]
 
 
 def test_odd_lengths_in_one_batch_and_alone(fp_export):
@@ -325,7 +335,7 @@ def test_a_diverged_model_is_not_exported_and_a_taken_place_is_left_alone(fp_exp
     vocabulary = tmp_path / "vocabulary"
     vocabulary.write_text("".join(f"{item}\n" for item in VOCABULARY))
     sessions = draw_sessions(3, seed=9)
-    model = SessionModel(fp_export.run.model, V, seed=1)
+    model = SessionModel(fp_export.run.model, V, 1, POPULARITY)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     with pytest.raises(RunError, match="taken is there already"):

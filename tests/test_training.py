@@ -14,7 +14,6 @@ from test_dataset import Clicks, write
 from fp_tfrs import config, schema, training
 from fp_tfrs.dataset import ranking_batches
 from fp_tfrs.errors import InputError, RunError
-from fp_tfrs.methods import METHODS
 from fp_tfrs.session_table import SessionTable, read_sessions
 
 N_ITEMS = 24
@@ -118,11 +117,9 @@ def test_a_run_learns_and_its_figures_are_those_of_a_plain_count_of_ranks(whole)
     assert best["val_mrr@20"] == max(record["val_mrr@20"] for record in result.history) > 0.35  # chance: 0.16
     assert result.history[-1]["next_item_loss"] < result.history[0]["next_item_loss"] < np.log(N_ITEMS) * 1.2
 
-    method, ranks = METHODS["fp_adametric"], {True: [], False: []}
-    for batch in ranking_batches(run.valid_table, method, 1).as_numpy_iterator():
-        scores = (
-            result.model.session_embeddings(batch["item_index"]).numpy()[0] @ result.model.item_embeddings().numpy().T
-        )
+    ranks: dict[bool, list[int]] = {True: [], False: []}
+    for batch in ranking_batches(run.valid_table, _config().model, 1).as_numpy_iterator():
+        scores = result.model.session_embeddings(batch).numpy()[0] @ result.model.candidates().numpy().T
         for target, position, is_fp in zip(*(batch[f"target_{name}"][0] for name in ("index", "position", "is_fp"))):
             ranks[is_fp].append(np.sum(scores[position] >= scores[position, target - schema.FIRST_ITEM_INDEX]))
     kept, abandoned = np.array(ranks[False]), np.array(ranks[True])

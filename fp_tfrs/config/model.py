@@ -6,6 +6,7 @@ from typing import Literal
 
 import pydantic
 
+from fp_tfrs.config.next_item import NextItemConfig
 from fp_tfrs.config.section import Section, field
 from fp_tfrs.config.towers import NarmConfig, TowerConfig
 
@@ -104,10 +105,44 @@ class LossConfig(Section):
 class ModelConfig(Section):
     """What is trained."""
 
-    method: Literal["vanilla", "vanilla_tp_target", "fp_simple", "fp_metric", "fp_adametric"] = field(
-        "fp_adametric", "see fp_tfrs/methods.py", "FP-AdaMetric"
+    method: Literal[
+        "vanilla",
+        "vanilla_tp_target",
+        "fp_simple",
+        "fp_metric",
+        "fp_adametric",
+        "fp_softmax",
+        "not_to_recommend",
+        "fp_contrastive",
+        "fp_n_pair",
+        "skip_aware",
+        "entire_space",
+        "soft_labels",
+    ] = field("fp_adametric", "see fp_tfrs/methods.py", "FP-AdaMetric")
+    inputs: Literal["tp", "all", "marked"] | None = field(
+        None,
+        "what the session tower sees: tp = kept clicks, all = all clicks, marked = all, with a learned mark on kept and on "
+        "abandoned ones; null = as the method has it",
     )
     tower: TowerConfig = field(NarmConfig(), "session tower")
+    user_concat: Literal["none", "dense", "add", "gate"] = field(
+        "none",
+        "how the user's embedding joins the session's: not at all, Dense(D) of both, their sum, or a gate between them; "
+        "an unknown user counts as zero",
+        "FP-AdaMetric eq. 3; gate: SDM",
+    )
+    concat_items_with_user: bool = field(
+        False,
+        "metric term: targets and false positives pass through the same user concatenation, as in the figure, or enter "
+        "raw, as in the equations",
+        "FP-AdaMetric eqs. 8–11; Fig. 2",
+    )
+    penalty: float = field(
+        0.0,
+        "β of a penalty at inference, nothing trained: score − β·max(0, D(mean of the session's abandoned items, item))",
+        "our choice",
+        ge=0,
+    )
     cosine_scale: float | None = field(
         None,
         "null: the score is the dot product (FP-AdaMetric eq. 4); a number, about 12 to 16: that times the cosine, so that "
@@ -115,4 +150,44 @@ class ModelConfig(Section):
         "NISER (Gupta et al., 2019) has 16",
         gt=0,
     )
-    loss: LossConfig = field(LossConfig(), "metric term")
+    next_item: NextItemConfig = field(NextItemConfig(), "next-item loss")
+    loss: LossConfig = field(LossConfig(), "what false positives add to the loss")
+
+    @property
+    def uses_flags(self) -> bool:
+        """Whether clicks must be told apart by a rule into kept and abandoned ones."""
+        return self.method not in ("vanilla", "soft_labels") or self.inputs in ("tp", "marked") or self.penalty > 0
+
+    @property
+    def uses_satisfaction(self) -> bool:
+        """Whether training reads how much each click was liked."""
+        is_supervised = self.method == "fp_adametric" and self.loss.gate_gradient == "supervised"
+        return self.method == "soft_labels" or is_supervised
+
+    @property
+    def has_users(self) -> bool:
+        """Whether the model has user embeddings."""
+        return self.user_concat != "none" or getattr(self.tower, "has_users", False)
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the session tower sees items of the user's earlier sessions."""
+        return getattr(self.tower, "has_history", False)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.concat_items_with_user and self.user_concat == "none":
+            raise ValueError("concat_items_with_user needs a user_concat: dense, add or gate")
+        if self.concat_items_with_user and self.method not in ("fp_metric", "fp_adametric", "soft_labels"):
+            raise ValueError(
+                f"concat_items_with_user goes with the metric term, which method {self.method} does not have"
+            )
+        kind = self.next_item.kind
+        if self.method == "fp_softmax" and kind == "gbce":
+            raise ValueError(
+                "method fp_softmax needs a softmax; choose next_item.kind: full_softmax or sampled_softmax"
+            )
+        is_softmax_form = self.method == "not_to_recommend" and self.loss.not_to_recommend_form == "softmax"
+        if is_softmax_form and kind != "full_softmax":
+            raise ValueError(f"not_to_recommend_form: softmax needs next_item.kind: full_softmax, not {kind}")
+        return self

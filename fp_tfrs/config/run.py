@@ -9,6 +9,7 @@ import pydantic
 from fp_tfrs.config.data import DataConfig
 from fp_tfrs.config.model import ModelConfig
 from fp_tfrs.config.section import Section, field
+from fp_tfrs.config.towers import SasRecConfig
 
 CUTOFFS = (5, 10, 20, 50, 100)
 
@@ -79,11 +80,29 @@ class RunConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> RunConfig:
-        if self.model.method != "vanilla" and not self.data.false_positive_when:
+        model, data = self.model, self.data
+        if model.uses_flags and not data.false_positive_when:
             raise ValueError(
-                f"model.method {self.model.method} learns from false positives, but data.false_positive_when is empty; "
+                f"model.method {model.method} learns from false positives, but data.false_positive_when is empty; "
                 "add a rule, or choose method: vanilla"
             )
-        if self.model.loss.fp_scope == "user" and self.data.columns.user_id is None:
-            raise ValueError("model.loss.fp_scope: user needs data.columns.user_id")
+        if model.uses_satisfaction and data.satisfaction is None:
+            raise ValueError(
+                "model.method soft_labels and model.loss.gate_gradient: supervised need data.satisfaction, the column "
+                "that says how much a click was liked"
+            )
+        needs_users = {
+            "model.loss.fp_scope: user": model.loss.fp_scope == "user",
+            "a model with users": model.has_users,
+        }
+        for what, is_asked in needs_users.items():
+            if is_asked and data.columns.user_id is None:
+                raise ValueError(f"{what} needs data.columns.user_id")
+        if model.has_history and data.history is None:
+            raise ValueError("model.tower.has_history needs data.history")
+        if isinstance(model.tower, SasRecConfig) and model.tower.max_positions < data.sessions.max_length:
+            raise ValueError(
+                f"model.tower.max_positions {model.tower.max_positions} is less than data.sessions.max_length "
+                f"{data.sessions.max_length}; make them equal"
+            )
         return self
