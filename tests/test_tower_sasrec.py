@@ -22,15 +22,15 @@ from fp_tfrs.towers import build_tower
 from fp_tfrs.towers.inputs import TowerInputs
 from fp_tfrs.towers.items import ItemTable
 
-RECBOLE = {"block": "post_norm", "activation": "gelu", "norm_epsilon": 1e-12, "n_heads": 2, "n_layers": 2}
-CODE = {"block": "code", "activation": "relu", "is_embedding_scaled": True, "n_heads": 1, "hidden_dim": 6}
+RECBOLE = {"block": "post_norm", "norm_epsilon": 1e-12, "is_embedding_scaled": False}
+CODE = {"block": "code", "activation": "relu", "n_heads": 1, "hidden_dim": 6}
 VARIANTS = {
     "ours": {},
     "recbole": RECBOLE,
     "code": CODE,
     "code_with_heads": {**CODE, "n_heads": 3},
     "relu": {"activation": "relu"},
-    "scaled": {"is_embedding_scaled": True},
+    "not_scaled": {"is_embedding_scaled": False},
     "one_layer": {"n_layers": 1},
     "epsilon": {"norm_epsilon": 0.1},
 }

@@ -73,7 +73,9 @@ class SasRecConfig(Section):
         "gelu", "of the feed-forward net: gelu (RecBole), relu (code)", "RecBole"
     )
     norm_epsilon: float = field(1e-8, "added to the variance in layer norms; RecBole has 1e-12", "SASRec's code", gt=0)
-    is_embedding_scaled: bool = field(False, "item embeddings times √D before positions are added (code)", "RecBole")
+    is_embedding_scaled: bool = field(
+        True, "item embeddings times √D before positions are added (code); RecBole does not", "SASRec's code"
+    )
     max_positions: int = field(50, "learned positions; at least data.sessions.max_length", "SASRec; RecBole", ge=1)
     dropout: float = field(
         0.2,
