@@ -58,8 +58,8 @@ def softmax_loss(
         item_embeddings: `<float>[V, D]` e
         position: `<int>[N]` row of the target's item in item_embeddings
         extra_log_weight: `<float>[N]` log of what the denominator has besides the items, −inf for nothing; None: no such term
-        max_logit_bytes: what the logits and their softmax may take together. More targets than fit are done in chunks,
-            whose logits are computed once more for the gradient: a third more multiplications.
+        max_logit_bytes: what the logits and their softmax may take together. More targets than fit are done in chunks; where
+            their losses are not just averaged or added up, this takes two thirds more multiplications.
 
     Returns:
         `<float>[N]`, differentiable in the three float arguments.
@@ -68,20 +68,16 @@ def softmax_loss(
     scores are ln 2, 0, −ln 2, the probabilities 2/3.5, 1/3.5, 0.5/3.5, and the loss is ln(3.5/2) = 0.5596. An extra log
     weight of ln 0.5 makes it ln(4/2) = 0.6931.
     """
-    session_embeddings, item_embeddings = (
-        tf.convert_to_tensor(session_embeddings),
-        tf.convert_to_tensor(item_embeddings),
-    )
-    n_items = tf.shape(item_embeddings, tf.int64)[0]
-    n_fitting = tf.maximum(max_logit_bytes // (2 * session_embeddings.dtype.size * n_items), 1)
+    sessions, items = tf.convert_to_tensor(session_embeddings), tf.convert_to_tensor(item_embeddings)
+    n_fitting = tf.maximum(max_logit_bytes // (2 * sessions.dtype.size * tf.shape(items, tf.int64)[0]), 1)
+    if extra_log_weight is None:
+        extra_log_weight = tf.fill(tf.shape(sessions)[:1], sessions.dtype.as_numpy_dtype(-np.inf))
     log_sum = tf.cond(
-        tf.shape(session_embeddings, tf.int64)[0] <= n_fitting,
-        lambda: _log_sum_exp(session_embeddings, item_embeddings),
-        lambda: _log_sum_exp_in_chunks(session_embeddings, item_embeddings, n_fitting),
+        tf.shape(sessions, tf.int64)[0] <= n_fitting,
+        lambda: _add_exp(_log_sum_exp(sessions, items), extra_log_weight),
+        lambda: _log_sum_exp_in_chunks(sessions, items, extra_log_weight, n_fitting),
     )
-    if extra_log_weight is not None:
-        log_sum += tf.nn.softplus(extra_log_weight - log_sum)
-    return log_sum - tf.reduce_sum(session_embeddings * tf.gather(item_embeddings, position), -1)
+    return log_sum - tf.reduce_sum(sessions * tf.gather(items, position), -1)
 
 
 class DrawnItems(NamedTuple):
@@ -272,42 +268,68 @@ def _log_sum_exp(sessions: tf.Tensor, items: tf.Tensor, is_excluded: tf.Tensor |
     return whole(sessions, items)
 
 
-def _log_sum_exp_in_chunks(sessions: tf.Tensor, items: tf.Tensor, chunk_size: tf.Tensor) -> tf.Tensor:
-    """`_log_sum_exp` of chunk_size rows at a time; holds no chunk's scores for the gradient."""
-    n_sessions = tf.shape(sessions, chunk_size.dtype)[0]
-    n_chunks = -(-n_sessions // chunk_size)
+def _add_exp(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """log(e^a + e^b), for finite a; b may be −∞."""
+    return a + tf.nn.softplus(b - a)
 
-    def rows(tensor: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
-        return tensor[k * chunk_size : tf.minimum((k + 1) * chunk_size, n_sessions)]
+
+def _log_sum_exp_in_chunks(sessions: tf.Tensor, items: tf.Tensor, extra: tf.Tensor, chunk_size: tf.Tensor) -> tf.Tensor:
+    """`_log_sum_exp` and the extra term, of chunk_size rows at a time; holds no chunk's scores for the gradient.
+
+    The gradient's sums are made with the values, as if the upstream gradient were 1. A mean or sum over targets has the same
+    for all of them, which then scales these sums. Otherwise the items' sum is made once more from recomputed scores.
+    """
+    n_sessions = tf.shape(sessions, chunk_size.dtype)[0]
+    n_chunks = tf.cast(-(-n_sessions // chunk_size), tf.int32)
+
+    def chunk(tensor: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
+        begin = tf.cast(k, chunk_size.dtype) * chunk_size
+        return tensor[begin : tf.minimum(begin + chunk_size, n_sessions)]
 
     def fold(body, state):
         # One chunk after the other: parallel ones would lie in memory together.
-        k = tf.zeros([], chunk_size.dtype)
-        return tf.while_loop(
-            lambda k, *_: k < n_chunks, lambda k, *state: (k + 1, *body(k, *state)), (k, *state), parallel_iterations=1
-        )[1:]
+        state = tf.while_loop(
+            lambda k, *_: k < n_chunks, lambda k, *state: (k + 1, *body(k, *state)), (0, *state), parallel_iterations=1
+        )
+        return state[1:]
 
-    def parts(shape):
-        return tf.TensorArray(sessions.dtype, tf.cast(n_chunks, tf.int32), element_shape=shape, infer_shape=False)
+    def parts(shape: list[int | None]) -> tf.TensorArray:
+        return tf.TensorArray(sessions.dtype, n_chunks, element_shape=shape, infer_shape=False)
 
     @tf.custom_gradient
-    def chunked(sessions: tf.Tensor, items: tf.Tensor):
-        def log_sum_of_chunk(k, log_sums):
-            _, log_sum = _softmax_and_log_sum(rows(sessions, k), items)
-            return (log_sums.write(tf.cast(k, tf.int32), log_sum),)
+    def chunked(sessions: tf.Tensor, items: tf.Tensor, extra: tf.Tensor):
+        def softmax_with_extra(k):
+            probability, log_sum = _softmax_and_log_sum(chunk(sessions, k), items)
+            total = _add_exp(log_sum, chunk(extra, k))
+            return probability, total, tf.exp(log_sum - total)  # the items' share of the total, [chunk]
+
+        def value_and_gradient(k, log_sums, shares, to_sessions, to_items):
+            probability, log_sum, share = softmax_with_extra(k)
+            scale = share[:, tf.newaxis]
+            to_chunk = scale * tf.matmul(probability, items)
+            to_items += tf.matmul(probability, scale * chunk(sessions, k), transpose_a=True)
+            return log_sums.write(k, log_sum), shares.write(k, share), to_sessions.write(k, to_chunk), to_items
+
+        state = (parts([None]), parts([None]), parts([None, sessions.shape[1]]), tf.zeros_like(items))
+        log_sums, shares, to_sessions, to_items = fold(value_and_gradient, state)
+        share, to_sessions = shares.concat(), to_sessions.concat()
 
         def gradient(upstream: tf.Tensor):
-            def gradient_of_chunk(k, to_sessions, to_items):
-                probability, _ = _softmax_and_log_sum(rows(sessions, k), items)
-                upstream_here = rows(upstream, k)[:, tf.newaxis]
-                to_chunk = upstream_here * tf.matmul(probability, items)
-                to_items += tf.matmul(probability, upstream_here * rows(sessions, k), transpose_a=True)
-                return to_sessions.write(tf.cast(k, tf.int32), to_chunk), to_items
+            def items_of_chunk(k, to_items):
+                probability, _, share = softmax_with_extra(k)
+                scale = (chunk(upstream, k) * share)[:, tf.newaxis]
+                return (to_items + tf.matmul(probability, scale * chunk(sessions, k), transpose_a=True),)
 
-            to_sessions, to_items = fold(gradient_of_chunk, (parts([None, sessions.shape[1]]), tf.zeros_like(items)))
-            return to_sessions.concat(), to_items
+            return (
+                upstream[:, tf.newaxis] * to_sessions,
+                tf.cond(
+                    tf.reduce_all(upstream == upstream[0]),
+                    lambda: upstream[0] * to_items,
+                    lambda: fold(items_of_chunk, (tf.zeros_like(items),))[0],
+                ),
+                upstream * (1 - share),
+            )
 
-        (log_sums,) = fold(log_sum_of_chunk, (parts([None]),))
         return log_sums.concat(), gradient
 
-    return chunked(sessions, items)
+    return chunked(sessions, items, extra)

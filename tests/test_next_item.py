@@ -59,10 +59,10 @@ def test_softmax_loss_worked_example(max_bytes):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 9), st.integers(1, 8), st.integers(0, 3), st.floats(-5, 5), st.integers(0, 99))
-def test_softmax_loss_and_its_gradient_do_not_depend_on_the_chunks(n_targets, n_items, n_rows, extra, seed):
+@given(st.integers(0, 9), st.integers(1, 8), st.integers(0, 3), st.floats(-5, 5), st.booleans(), st.integers(0, 99))
+def test_softmax_loss_and_its_gradient_do_not_depend_on_the_chunks(n_targets, n_items, n_rows, extra, is_mean, seed):
     sessions, items, position = _batch(n_targets, n_items, seed=seed)
-    upstream = np.random.default_rng(seed).uniform(1, 2, n_targets)
+    upstream = np.full(n_targets, 0.7) if is_mean else np.random.default_rng(seed).uniform(1, 2, n_targets)
     inputs = [tf.constant(x) for x in (sessions, items, np.full(n_targets, extra))]
     found = []
     for max_bytes in (FITS, n_rows * 2 * 8 * n_items):
@@ -76,10 +76,10 @@ def test_softmax_loss_and_its_gradient_do_not_depend_on_the_chunks(n_targets, n_
         np.testing.assert_allclose(whole, chunked, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("weight", [np.ones(5), np.array([0.5, -1, 2, 0, 1])])
 @pytest.mark.parametrize("max_bytes", [FITS, 2 * 2 * 8 * 7])
-def test_softmax_loss_has_the_gradient_of_its_values(max_bytes):
+def test_softmax_loss_has_the_gradient_of_its_values(max_bytes, weight):
     sessions, items, position = _batch()
-    weight = np.random.default_rng(1).normal(size=5)
 
     def weighted(sessions, items, extra):
         return tf.reduce_sum(weight * softmax_loss(sessions, items, position, extra, max_bytes))
@@ -114,6 +114,7 @@ def gradients(sessions, items):
     with tf.GradientTape() as tape:
         tape.watch([sessions, items])
         loss = softmax_loss(sessions, items, tf.zeros([tf.shape(sessions)[0]], tf.int32), None, 16 * 2**20)
+        loss *= tf.range(1, tf.cast(tf.size(loss) + 1, tf.float32))
     return tape.gradient(loss, [sessions, items])
 
 def peak_mib(n_targets):

@@ -17,8 +17,7 @@ class NextItemConfig(Section):
     )
     max_logit_mib: int = field(
         256,
-        "full_softmax: MiB that the logits and their softmax may take together; a step with more targets takes a third more "
-        "multiplications",
+        "full_softmax: MiB that the logits and their softmax may take together; more targets are done in chunks",
         ge=1,
     )
     negatives: int = field(
