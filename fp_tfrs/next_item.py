@@ -16,32 +16,6 @@ import tensorflow as tf
 
 from fp_tfrs.config import NextItemConfig
 from fp_tfrs.negative_sampling import NegativeSampler
-from fp_tfrs.schema import FIRST_ITEM_INDEX
-
-_MAX_LOGIT_BYTES = 256 * 2**20
-
-
-def next_item_loss(
-    session_embeddings: tf.Tensor,
-    item_embeddings: tf.Tensor,
-    label: tf.Tensor,
-    max_logit_bytes: int = _MAX_LOGIT_BYTES,
-) -> tf.Tensor:
-    """`softmax_loss` at every target of a padded batch; padding and out of vocabulary are never scored.
-
-    Args:
-        session_embeddings: `<float>[B, T, D]`
-        item_embeddings: `<float>[V, D]`, the table's rows FIRST_ITEM_INDEX..
-        label: `<int>[B, T]` item index of the target; below FIRST_ITEM_INDEX there is none.
-        max_logit_bytes: see `softmax_loss`.
-
-    Returns:
-        `<float>[N]`, one for each of the N targets, in order of B, then T.
-    """
-    is_target = label >= FIRST_ITEM_INDEX
-    position = tf.boolean_mask(label, is_target) - FIRST_ITEM_INDEX
-    sessions = tf.boolean_mask(session_embeddings, is_target)
-    return softmax_loss(sessions, item_embeddings, position, None, max_logit_bytes)
 
 
 def softmax_loss(
@@ -49,7 +23,7 @@ def softmax_loss(
     item_embeddings: tf.Tensor,
     position: tf.Tensor,
     extra_log_weight: tf.Tensor | None = None,
-    max_logit_bytes: int = _MAX_LOGIT_BYTES,
+    max_logit_bytes: int = 2**28,
 ) -> tf.Tensor:
     """−log( e^r⁺ / (Σ_j e^r_j + e^extra) ) over the whole catalogue, r_j = e_j · s (eqs. 4, 5 without extra).
 

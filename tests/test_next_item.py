@@ -15,7 +15,6 @@ from fp_tfrs.next_item import (
     NextItemLoss,
     gbce_beta,
     gbce_loss,
-    next_item_loss,
     sampled_softmax_loss,
     softmax_loss,
 )
@@ -131,21 +130,17 @@ def test_softmax_loss_takes_no_more_memory_than_it_may():
     assert float(run.stdout) < 64
 
 
-def test_next_item_loss_is_the_catalogues_cross_entropy_at_targets_only():
-    sessions, items, _ = _batch(n_targets=12)
-    label = np.array([[2, 0, 8, 1], [0, 0, 0, 0], [5, 5, 0, 3]])
-    is_target = label.ravel() >= 2
-    expected = _numpy_softmax_loss(sessions[is_target], items, label.ravel()[is_target] - 2, np.full(5, -np.inf))
-    loss = next_item_loss(tf.constant(sessions.reshape(3, 4, 3)), tf.constant(items), tf.constant(label))
-    np.testing.assert_allclose(loss, expected)
-
-
-def test_a_batch_without_targets_has_loss_and_gradient_zero():
-    session, items = tf.Variable(tf.ones([2, 3, 4])), tf.Variable(tf.ones([4, 4]))
+@pytest.mark.parametrize("kind", ["full_softmax", "sampled_softmax", "gbce"])
+def test_a_batch_without_targets_has_no_loss_and_no_gradient(kind):
+    items, sessions, position = tf.ones([4, 3]), tf.zeros([0, 3]), tf.zeros([0], tf.int32)
+    loss_of = _loss(kind, np.ones(4), negatives=5)
+    drawn = loss_of.draw()
     with tf.GradientTape() as tape:
-        total = tf.reduce_sum(next_item_loss(session, items, tf.zeros([2, 3], tf.int32)))
-    assert total == 0
-    for gradient in tape.gradient(total, [session, items]):
+        tape.watch([items, sessions])
+        loss = loss_of(sessions, items if drawn is None else _drawn(items, position, drawn), position)
+        total = tf.reduce_sum(loss)
+    assert loss.shape == (0,) and total == 0
+    for gradient in tape.gradient(total, [items, sessions], unconnected_gradients="zero"):
         assert not tf.convert_to_tensor(gradient).numpy().any()
 
 
