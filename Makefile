@@ -9,7 +9,7 @@ endif
 help:
 	@echo 'make run        simulated log -> trained, judged and pushed model, in runs/quickstart'
 	@echo 'make test       all tests'
-	@echo 'make test-unit  the tests without whole pipeline runs'
+	@echo 'make test-unit  the tests without whole pipeline runs and combinations'
 	@echo 'make lint       style and types'
 	@echo 'make parity     the towers beside published figures: two processes for hours; goes on where it was stopped'
 	@echo 'make setup      only make .venv'
@@ -25,7 +25,7 @@ test: setup
 	.venv/bin/python -m pytest
 
 test-unit: setup
-	.venv/bin/python -m pytest -m 'not e2e'
+	.venv/bin/python -m pytest -m 'not e2e and not matrix'
 
 lint: setup
 	.venv/bin/ruff check .

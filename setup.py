@@ -29,6 +29,7 @@ setup(
         "pydantic>=2.5,<3",
         "python-dateutil>=2.8,<3",
         "PyYAML>=6,<7",
+        "scikit-learn>=1.5,<1.6",
         "scipy>=1.10,<1.13",
         "tensorflow>=2.16.2,<2.17",
         "tensorflow-data-validation>=1.16,<1.17",

@@ -101,7 +101,9 @@ class SessionModel(tfrs.Model):
         if self.task.satisfaction is not None:
             queries = self.task.satisfaction.queries(queries)
         if self.penalty:
-            events = self._as_scored(self.items(batch[schema.EVENT_INDEX]))
+            events = self.items(batch[schema.EVENT_INDEX])
+            if self._cosine_scale is not None:
+                events = tf.nn.l2_normalize(events, -1)  # candidates have the scale already
             means = mean_before(events, batch[schema.EVENT_IS_FP])
             queries = tf.concat([queries, tf.gather(means, batch[schema.TARGET_EVENT], batch_dims=1)], -1)
         return queries

@@ -25,6 +25,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from fp_tfrs.config import LossConfig
+from fp_tfrs.towers.rows import rows_or_zero
 
 
 class SatisfactionHead(tf.keras.layers.Layer):
@@ -64,7 +65,7 @@ class SatisfactionHead(tf.keras.layers.Layer):
         Example: q = ln 3, so σ(q) = 3/4: ln(4/3) = 0.2877 if kept, ln 4 = 1.3863 if abandoned.
         """
         product = tf.reduce_sum(self._of_session(session_embeddings) * self._of_item(item_embeddings), -1)
-        logit = product + tf.gather(self.item_bias, row)
+        logit = product + rows_or_zero(self.item_bias[:, tf.newaxis], row)[:, 0]
         return tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(is_kept, logit.dtype), logit)
 
     def queries(self, session_embeddings: tf.Tensor) -> tf.Tensor:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from fp_tfrs import schema
 from fp_tfrs.errors import InputError
 from fp_tfrs.vocabulary import read_vocabulary
 
@@ -153,13 +154,10 @@ def _recommendations(outputs: dict[str, np.ndarray]) -> Recommendations:
 
 def read_catalogue(directory: str | os.PathLike[str]) -> list[str]:
     """The item ids that an exported model can recommend, in the order of its columns: the vocabulary it carries."""
-    assets = os.path.join(directory, "assets")
-    files = os.listdir(assets) if os.path.isdir(assets) else []
-    if len(files) != 1:
-        raise InputError(
-            f"{directory} has {len(files)} files in assets/, not one vocabulary; give an export of fp-tfrs"
-        )
-    return read_vocabulary(os.path.join(assets, files[0]))
+    path = os.path.join(directory, "assets", schema.ITEM_VOCABULARY)
+    if not os.path.exists(path):
+        raise InputError(f"{directory} has no {schema.ITEM_VOCABULARY} in assets/; give an export of fp-tfrs")
+    return read_vocabulary(path)
 
 
 def list_versions(directory: str | os.PathLike[str]) -> list[str]:

@@ -16,8 +16,14 @@ from fp_tfrs.vocabulary import read_vocabulary
 
 
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
-    """Transform: raw examples → item indices."""
-    return transform.preprocess_features(inputs, custom_config["min_item_support"])
+    """Transform: raw examples → item indices, and what else `custom_config` asks for."""
+    return transform.preprocess_features(
+        inputs,
+        custom_config["min_item_support"],
+        has_users=custom_config["has_users"],
+        has_history=custom_config["has_history"],
+        satisfaction=custom_config["satisfaction"],
+    )
 
 
 def run_fn(arguments: FnArgs) -> None:
@@ -29,11 +35,19 @@ def run_fn(arguments: FnArgs) -> None:
     settings = arguments.custom_config
     run = config.parse(config.RunConfig, settings["config"])
     train_files, valid_files = _expand(arguments.train_files), _expand(arguments.eval_files)
-    vocabulary_path = tft.TFTransformOutput(arguments.transform_graph_path).vocabulary_file_by_name(
-        schema.ITEM_VOCABULARY
-    )
+    transformed = tft.TFTransformOutput(arguments.transform_graph_path)
+    vocabulary_path = transformed.vocabulary_file_by_name(schema.ITEM_VOCABULARY)
+    user_vocabulary_path = transformed.vocabulary_file_by_name(schema.USER_VOCABULARY) if run.model.has_users else None
     version = config.fingerprint(settings["config"], settings["fingerprint"], *train_files, *valid_files)
-    train_table, valid_table = read_sessions(train_files), read_sessions(valid_files)
+    train_table, valid_table = (
+        read_sessions(
+            files,
+            has_users=run.model.has_users,
+            has_history=run.model.has_history,
+            has_satisfaction=run.model.uses_satisfaction,
+        )
+        for files in (train_files, valid_files)
+    )
     vocabulary = read_vocabulary(vocabulary_path)
     trained = training.train(
         run,
@@ -43,6 +57,7 @@ def run_fn(arguments: FnArgs) -> None:
         state_dir=os.path.join(settings["state_root"], version),
         log_dir=arguments.model_run_dir,
         on_line=say,
+        n_users=len(read_vocabulary(user_vocabulary_path)) if user_vocabulary_path else 0,
     )
     serving.export(
         arguments.serving_model_dir,
@@ -52,6 +67,7 @@ def run_fn(arguments: FnArgs) -> None:
         run,
         f"{run.name}-{version}",
         valid_table.raw_sessions(vocabulary, expectations.REAL_SESSIONS),
+        user_vocabulary_path,
     )
 
 

@@ -36,7 +36,7 @@ NEVER = {
     "pipeline": ["keras"],
     **{
         f"fp_tfrs.{room}": ["tensorflow", *(f"fp_tfrs.{other}" for other in LEARNING)]
-        for room in ("sources", "events", "sessions", "preprocess", "manifest", "simulate")
+        for room in ("sources", "events", "sessions", "histories", "preprocess", "manifest", "simulate", "soft_labels")
     },
     "fp_tfrs.dataset": [f"fp_tfrs.{other}" for other in LEARNING],
     "fp_tfrs.model": [f"fp_tfrs.{other}" for other in ("training", "evaluation", "judging", "serving", "preprocess")],

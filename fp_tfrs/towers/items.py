@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from fp_tfrs.schema import FIRST_ITEM_INDEX, PAD_INDEX
+from fp_tfrs.schema import FIRST_ITEM_INDEX
+from fp_tfrs.towers.rows import rows_or_zero
 
 
 class ItemTable(tf.keras.layers.Layer):
@@ -37,7 +38,7 @@ class ItemTable(tf.keras.layers.Layer):
 
         Raises tf.errors.InvalidArgumentError (on CPU) for an index beyond the table.
         """
-        return _look_up(self.item_embeddings(), item_index)
+        return rows_or_zero(self.item_embeddings(), item_index - FIRST_ITEM_INDEX)
 
     def rows(self, item_indices: Sequence[tf.Tensor]) -> ItemRows:
         """The rows of all items that a step touches: `<int>[...]` item indices, of any shapes; one real item at least."""
@@ -72,19 +73,4 @@ class ItemRows:
         is_known = tf.gather(self._item_index, slot) == item_index
         message = "an item is looked up that is not among the step's rows"
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_known | ~is_item), [message])]):
-            return _look_up(self._embeddings, tf.where(is_item, slot + FIRST_ITEM_INDEX, PAD_INDEX))
-
-
-@tf.custom_gradient
-def _look_up(item_embeddings: tf.Tensor, item_index: tf.Tensor):
-    # The gradient is made dense here. tf.gather's own is a list of rows with repetitions, of which the optimiser would
-    # take the global norm before it adds them up: gradient clipping would be wrong.
-    row = item_index - FIRST_ITEM_INDEX
-    is_item = tf.cast(row >= 0, item_embeddings.dtype)[..., tf.newaxis]
-    embeddings = tf.gather(item_embeddings, tf.maximum(row, 0)) * is_item
-
-    def gradient(upstream: tf.Tensor):
-        # Rows below 0 are dropped by the segment sum.
-        return tf.math.unsorted_segment_sum(upstream, row, tf.shape(item_embeddings)[0]), None
-
-    return embeddings, gradient
+            return rows_or_zero(self._embeddings, tf.where(is_item, slot, -1))
