@@ -113,9 +113,9 @@ class NextItemLoss(tf.Module):
             beta = gbce_beta(config.negatives, self._n_items, config.gbce_t)
             return gbce_loss(session_embeddings, items.label_embeddings, items.embeddings, is_own, beta)
         label_log_count, negative_log_count = (
-            tf.gather(sampler.log_probability, rows) + np.log(config.negatives)
+            tf.cast(tf.gather(sampler.log_probability, rows), session_embeddings.dtype) + np.log(config.negatives)
             if is_corrected
-            else tf.zeros(tf.shape(rows))
+            else tf.zeros(tf.shape(rows), session_embeddings.dtype)
             for rows, is_corrected in ((position, config.logq == "standard"), (items.position, config.logq != "none"))
         )
         return sampled_softmax_loss(

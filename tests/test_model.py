@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 
 from fp_tfrs import schema
-from fp_tfrs.config import LossConfig, ModelConfig, NarmConfig
+from fp_tfrs.config import LossConfig, ModelConfig, NarmConfig, NextItemConfig
 from fp_tfrs.correlation import Correlation
+from fp_tfrs.lazy_adam import LazyAdam
 from fp_tfrs.model import SessionModel
 
 V = 30
@@ -45,8 +46,8 @@ def _model(method, seed=1, clip_norm=5.0, **loss):
     return _compiled(model, clip_norm)
 
 
-def _compiled(model, clip_norm=5.0, learning_rate=0.01):
-    optimizer = tf.keras.optimizers.Adam(learning_rate, global_clipnorm=clip_norm)
+def _compiled(model, clip_norm=5.0, learning_rate=0.01, optimizer=tf.keras.optimizers.Adam):
+    optimizer = optimizer(learning_rate, global_clipnorm=clip_norm)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer)
     return model
@@ -288,3 +289,26 @@ def test_cosine_scale_makes_every_score_that_times_the_cosine():
     scores = 12 * cosine
     expected = np.log(np.exp(scores).sum()) - scores[3] + 0.5 * (100 - scores[3] + scores[5])
     np.testing.assert_allclose(model.compute_loss(batch), expected, rtol=1e-5)
+
+
+def test_sampled_training_resumes_exactly_and_updates_rows_alone(tmp_path):
+    """The sampler's state is in the checkpoint too; the item table's gradient is rows."""
+
+    def sampled(seed):
+        config = ModelConfig(
+            method="fp_metric", tower=TOWER, next_item=NextItemConfig(kind="sampled_softmax", negatives=4)
+        )
+        return _compiled(SessionModel(config, V, seed, COUNTS), optimizer=LazyAdam)
+
+    whole, resumed = sampled(1), sampled(99)
+    whole.fit(_dataset(), epochs=1, verbose=0)
+    path = tf.train.Checkpoint(model=whole, optimizer=whole.optimizer).save(str(tmp_path / "epoch"))
+    tf.train.Checkpoint(model=resumed, optimizer=resumed.optimizer).restore(path).assert_existing_objects_matched()
+    logs, resumed_logs = (model.fit(_dataset(), epochs=1, verbose=0).history for model in (whole, resumed))
+    _assert_equal(whole.weights, resumed.weights)
+    assert logs == resumed_logs
+
+    before, batch = whole.items.embeddings.numpy(), _batch(0, 1, 2, 1)
+    whole.train_step(batch)
+    has_moved = (whole.items.embeddings.numpy() != before).any(1)
+    assert 0 < has_moved.sum() <= 4 + sum(np.count_nonzero(v) for v in batch.values()) < V
