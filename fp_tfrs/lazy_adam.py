@@ -18,15 +18,23 @@ class LazyAdam(tf.keras.optimizers.Adam):
     Keras' own Adam lets the moments of all rows decay and moves all rows at every step, whose cost grows with the table.
     Gradients that are no `tf.IndexedSlices`, and tables of which all rows are touched, are updated as by Keras' Adam. t
     counts all steps, not a row's own. Takes the arguments of Keras' Adam; amsgrad and adaptive_epsilon act on dense ones only.
+
+    With l2 > 0, g is the (clipped) gradient plus l2 · w: the gradient of l2/2 · Σ w², of the touched rows where it is sparse.
     """
+
+    def __init__(self, *args, l2: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._l2 = l2
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         """Updates a variable; a sparse gradient's indices must be distinct, as Keras makes them."""
         if not isinstance(gradient, tf.IndexedSlices):
-            super().update_step(gradient, variable)
+            super().update_step(gradient + self._l2 * variable if self._l2 else gradient, variable)
             return
         index = self._index_dict[self._var_key(variable)]
         m, v, rows, g = self._momentums[index], self._velocities[index], gradient.indices, gradient.values
+        if self._l2:
+            g += self._l2 * tf.gather(variable, rows)
         beta_1, beta_2 = tf.cast(self.beta_1, g.dtype), tf.cast(self.beta_2, g.dtype)
         step = tf.cast(self.iterations + 1, g.dtype)
         rate = tf.cast(self.learning_rate, g.dtype) * tf.sqrt(1 - beta_2**step) / (1 - beta_1**step)

@@ -77,7 +77,7 @@ def train(
     item_counts = np.bincount(train_table.item_index - schema.FIRST_ITEM_INDEX, minlength=n_items)
     model = SessionModel(config.model, n_items, config.seed, item_counts, n_users)
     training = config.training
-    optimizer = LazyAdam(training.learning_rate, global_clipnorm=training.clip_norm)
+    optimizer = LazyAdam(training.learning_rate, global_clipnorm=training.clip_norm, l2=training.l2)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
     state = _State(model, state_dir, f"{dump(config.model)} {dump(training)} {config.seed} {n_items}", on_line)
@@ -111,6 +111,8 @@ def _run_epochs(
         while not state.is_finished(training.max_epochs, training.patience):
             epoch = state.epoch
             begin_s = time.monotonic()
+            decay = training.learning_rate_decay ** (epoch // training.decay_epochs)
+            model.optimizer.learning_rate.assign(training.learning_rate * decay)
             guard = _StopAtNaN(batches, epoch, state.directory)
             logs = model.fit(batches.epoch(epoch), epochs=1, verbose=0, callbacks=[guard]).history
             targets_per_s = batches.n_targets / (time.monotonic() - begin_s)

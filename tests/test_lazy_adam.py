@@ -96,3 +96,19 @@ def test_it_compiles_into_a_graph():
     step(tf.constant([1, 4]))
     changed = (table.numpy() != before).any(1)
     np.testing.assert_array_equal(changed, [False, True, False, False, True, False])
+
+
+def test_l2_is_the_gradient_of_half_the_squared_weights():
+    start, l2 = _random_table(), 0.3
+
+    def penalised(table, gradient):
+        return gradient + l2 * table
+
+    dense = [tf.convert_to_tensor(_rows(range(V), seed=k)) for k in range(3)]
+    by_hand, optimizer = tf.Variable(start), STOCK(0.1)
+    for gradient in dense:
+        optimizer.apply_gradients([(penalised(by_hand, gradient), by_hand)])
+    for gradients in (dense, [_rows(range(V), seed=k) for k in range(3)]):
+        np.testing.assert_allclose(_run(LazyAdam, start, gradients, l2=l2)[0], by_hand, atol=1e-5)
+    untouched = _run(LazyAdam, start, [_rows([0, 2], 0)], l2=l2)[0][[1, 3, 4, 5]]
+    np.testing.assert_array_equal(untouched, start[[1, 3, 4, 5]])

@@ -233,3 +233,19 @@ def test_a_metric_term_that_does_nothing_is_told_once(figures, warning):
     assert first[0].endswith("fp_hr@20 none, 1,234 targets/s, at most 0:01:10 left")
     assert [line.startswith(f"warning: {warning}") for line in first[2:]] == ([True] if warning else [])
     assert len(training.describe_epoch([_record(**figures)] * 2, 10)) == 2
+
+
+def test_the_learning_rate_decays_by_epoch_also_after_a_restart(data, tmp_path):
+    run, rates = Run(*data, str(tmp_path)), []
+
+    def note_rate(self, batch, logs=None):
+        rates.append((self._epoch, round(float(self.model.optimizer.learning_rate), 6)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._StopAtNaN, "on_train_batch_end", note_rate)
+        decaying = {"learning_rate_decay": 0.5, "decay_epochs": 2, "patience": 9}
+        run.train(_config(max_epochs=3, **decaying))
+        config_of_five = _config(max_epochs=5, **decaying)
+        os.remove(os.path.join(run.folder, "state", "run.json"))  # as if five epochs had been asked for at first
+        run.train(config_of_five)
+    assert sorted(set(rates)) == [(0, 0.02), (1, 0.02), (2, 0.01), (3, 0.01), (4, 0.005)]

@@ -19,6 +19,13 @@ class TrainingConfig(Section):
 
     batch_size: int = field(128, "sessions per step", "≈ 512 targets, as NARM and STAMP", ge=1)
     learning_rate: float = field(1e-3, "of Adam", "NARM, SR-GNN, SDM", gt=0)
+    learning_rate_decay: float = field(
+        1.0, "factor of the learning rate after every decay_epochs epochs; 1 = none, SR-GNN has 0.1", gt=0, le=1
+    )
+    decay_epochs: int = field(3, "epochs between two decays", "SR-GNN", ge=1)
+    l2: float = field(
+        0.0, "weight decay as PyTorch's Adam has it: l2 times each weight in its gradient; SR-GNN has 1e-5", ge=0
+    )
     clip_norm: float = field(5.0, "limit of the gradient's global norm", "SDM", gt=0)
     max_epochs: int = field(30, "epochs at most", "NARM, STAMP, SR-GNN code", ge=1)
     patience: int = field(5, "epochs without a better validation MRR@20 before training stops", "our choice", ge=1)
