@@ -135,6 +135,8 @@ def _type_name(field: pydantic.fields.FieldInfo) -> str:
     ):
         name = name.replace(noise, "null" if noise == "NoneType" else "")
     name = name.replace("Literal", "one of ").replace("'", "").replace("None", "null").replace("RuleConfig", "rule")
+    if name.startswith("Optional["):
+        name = f"{name.removeprefix('Optional[').removesuffix(']')} | null"
     limits = [
         f"{sign} {value:g}"
         for rule in field.metadata
