@@ -118,6 +118,7 @@ class SdmTower(tf.keras.layers.Layer):
         is_code = self._config.user_attention == "code"
         query = self.user_query(user) * self._config.embedding_dim**-0.5 if is_code else user
         energy = tf.matmul(query[:, tf.newaxis], encoded, transpose_b=True)  # [B, 1, T], the same for every t
+        energy = tf.ensure_shape(energy, [None, 1, None])  # see `_attend_to_history`
         weight = softmax_over_past(tf.repeat(energy, tf.shape(encoded)[1], axis=1))
         mixed = tf.matmul(weight, encoded)
         return encoded + mixed if is_code else mixed
@@ -130,6 +131,8 @@ class SdmTower(tf.keras.layers.Layer):
             energy *= self._config.embedding_dim**-0.5
         else:
             energy = tf.linalg.matvec(items, user)  # [B, H]
+        # The graph's optimiser does not see through variables, and warns of a softmax whose input may have any rank.
+        energy = tf.ensure_shape(energy, [None, None])
         weight = tf.nn.softmax(tf.where(is_item, energy, energy.dtype.min))
         weight = tf.where(is_item, weight, 0)  # an empty history has the softmax of nothing
         return self.history(tf.linalg.matvec(items, weight, transpose_a=True))
