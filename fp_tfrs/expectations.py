@@ -82,12 +82,13 @@ class Scorer:
             batch[schema.EVENT_IS_FP] = _padded([[is_fp for _, is_fp in events] for events in rows]).astype(bool)
             batch[schema.TARGET_EVENT] = np.array([[len(events)] for events in rows], np.int32)
         if self.run.model.has_users:
-            number = {user: line + 1 for line, user in enumerate(self.user_vocabulary)}
-            batch[schema.USER_INDEX] = np.array([number.get(r.user_id, 0) for r in requests], np.int32)
+            number = {user: index for index, user in enumerate(self.user_vocabulary, schema.FIRST_USER_INDEX)}
+            users = [number.get(request.user_id, schema.UNKNOWN_USER_INDEX) for request in requests]
+            batch[schema.USER_INDEX] = np.array(users, np.int32)
         if self.run.model.has_history and self.run.data.history:
             most = self.run.data.history.max_items
-            known = [[self._index(i) for i in r.history_item_id if i in self.column][:most] for r in requests]
-            batch[schema.HISTORY_INDEX] = _padded(known)
+            known = [dict.fromkeys(item for item in r.history_item_id if item in self.column) for r in requests]
+            batch[schema.HISTORY_INDEX] = _padded([[self._index(item) for item in items][:most] for items in known])
         items, queries = self.candidates.astype(np.float64), self.target_queries(batch)[:, 0].astype(np.float64)
         for query, n in zip(queries, n_used):
             yield self._score(query, items) if n else self.popularity_score.astype(np.float64)

@@ -51,9 +51,18 @@ def usable_inputs(
 
 
 def usable_history(column: tf.Tensor, max_items: int) -> tf.Tensor:
-    """<int32>[B, H'] item_index of the known ones, the first `max_items`, of <int64>[B, H] columns; right-padded."""
+    """<int32>[B, H'] item_index of the known items of <int64>[B, H] columns, the first `max_items`, right-padded.
+
+    Each item once, where it first stands, as in the histories of training.
+    """
+    n_rows = tf.shape(column, tf.int64)[0]
+    item_in_row = column * n_rows + tf.range(n_rows)[:, tf.newaxis]  # a number of its own for each item of each row
+    distinct, which = tf.unique(tf.reshape(item_in_row, [-1]), tf.int64)
+    place = tf.range(tf.size(which, tf.int64))
+    is_first = place == tf.gather(tf.math.unsorted_segment_min(place, which, tf.size(distinct)), which)
+    is_used = (column >= 0) & tf.reshape(is_first, tf.shape(column))
     item_index = tf.cast(column, tf.int32) + schema.FIRST_ITEM_INDEX
-    return _compact(column >= 0, max_items, [item_index], keeps_last=False)[0]
+    return _compact(is_used, max_items, [item_index], keeps_last=False)[0]
 
 
 def _compact(is_kept: tf.Tensor, most: int, values: list[tf.Tensor], keeps_last: bool) -> list[tf.Tensor]:
@@ -234,7 +243,8 @@ class Recommender(tf.Module):
             batch[schema.EVENT_IS_FP] = (column >= 0) & tf.not_equal(is_false_positive, 0)
             batch[schema.TARGET_EVENT] = tf.fill(tf.shape(n_items), tf.shape(index)[1])
         if self._has_users:
-            batch[schema.USER_INDEX] = tf.cast(self.line_of_user.lookup(context["user_id"]), tf.int32) + 1
+            line = tf.cast(self.line_of_user.lookup(context["user_id"]), tf.int32)
+            batch[schema.USER_INDEX] = tf.where(line >= 0, line + schema.FIRST_USER_INDEX, schema.UNKNOWN_USER_INDEX)
         if self._max_history is not None:
             history_column = self.column_of_item.lookup(context["history_item_id"])
             batch[schema.HISTORY_INDEX] = usable_history(history_column, self._max_history)

@@ -1,0 +1,98 @@
+"""Validation and serving are two ways to the same ranks: of every method, and of every model that needs more than items."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_serving_context import ITEMS, MODELS, POPULARITY, USERS, U, V, draw, run_config
+
+from fp_tfrs import schema
+from fp_tfrs.dataset import ranking_batches
+from fp_tfrs.methods import METHODS
+from fp_tfrs.metrics import count_ranks
+from fp_tfrs.model import SessionModel
+from fp_tfrs.recommender import Recommender
+from fp_tfrs.session_table import SessionTable
+from fp_tfrs.sessions import Session
+from fp_tfrs.targets import list_targets
+
+GRU4REC = {"name": "gru4rec", "embedding_dim": 8, "hidden_dim": 8}
+CONFIGS = {**{name: {"method": name, "tower": GRU4REC} for name in METHODS}, **MODELS}
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    """Sessions as data preparation cuts them: 6 events and 3 earlier items at most, each of these once."""
+    return [
+        Session(
+            f"s{number:02d}",
+            tuple(asked.items[:6]),
+            tuple(map(bool, asked.flags[:6])),
+            asked.user,
+            history_item_id=tuple(dict.fromkeys(asked.history))[:3],
+        )
+        for number, asked in enumerate(draw(60, seed=11))
+    ]
+
+
+def index_of(values, known, first, unknown):
+    return [known.index(value) + first if value in known else unknown for value in values]
+
+
+def table_of(sessions):
+    """As `session_table.read_sessions` leaves them: without unknown items."""
+    known = [[i in ITEMS for i in s.item_id] for s in sessions]
+    items = [[i for i in s.item_id if i in ITEMS] for s in sessions]
+    histories = [[i for i in s.history_item_id if i in ITEMS] for s in sessions]
+
+    def flat(rows):
+        return np.array(index_of([i for row in rows for i in row], ITEMS, schema.FIRST_ITEM_INDEX, 1), np.int32)
+
+    return SessionTable(
+        session_id=np.array([s.session_id.encode() for s in sessions], object),
+        user_id=np.array([s.user_id.encode() for s in sessions], object),
+        start_s=np.zeros(len(sessions), np.int64),
+        length=np.array([len(row) for row in items], np.int32),
+        item_index=flat(items),
+        is_false_positive=np.array(
+            [fp for s, k in zip(sessions, known) for fp, is_in in zip(s.is_false_positive, k) if is_in]
+        ),
+        user_index=np.array(index_of([s.user_id for s in sessions], USERS, schema.FIRST_USER_INDEX, 0), np.int32),
+        history_index=flat(histories),
+        history_length=np.array([len(row) for row in histories], np.int32),
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_validation_and_serving_rank_alike(name, sessions, tmp_path):
+    run = run_config(CONFIGS[name])
+    has_users = run.model.has_users
+    model = SessionModel(run.model, V, 5, POPULARITY, U if has_users else 0)
+    random = np.random.default_rng(2)
+    model.set_weights([random.normal(0, 0.5, w.shape) if w.dtype == np.float32 else w for w in model.get_weights()])
+
+    validated = []
+    for batch in ranking_batches(table_of(sessions), run.model, batch_size=16):
+        is_target = batch[schema.TARGET_INDEX] != schema.PAD_INDEX
+        column = batch[schema.TARGET_INDEX][is_target] - schema.FIRST_ITEM_INDEX
+        ranks = count_ranks(model.target_queries(batch)[is_target], model.candidates(), column, 100, model.penalty)
+        validated += zip(column.numpy(), batch[schema.TARGET_IS_FP][is_target].numpy(), ranks.numpy())
+
+    for file, ids in (("items", ITEMS), ("users", USERS)):
+        (tmp_path / file).write_text("".join(f"{one}\n" for one in ids))
+    paths = str(tmp_path / "items"), str(tmp_path / "users") if has_users else None
+    recommender = Recommender(model.target_queries, model.candidates().numpy(), POPULARITY, *paths, run, "1")
+    targets = list_targets(sessions, ITEMS)
+    before = [(targets.sessions[s], n) for s, n in zip(targets.session, targets.position)]
+    inputs = {
+        "item_id": tf.ragged.constant([s.item_id[:n] for s, n in before]).to_tensor(""),
+        "is_false_positive": tf.ragged.constant([[*map(int, s.is_false_positive[:n])] for s, n in before]).to_tensor(),
+        "user_id": tf.constant([s.user_id for s, _ in before]),
+        "history_item_id": tf.ragged.constant([s.history_item_id for s, _ in before], dtype=tf.string).to_tensor(""),
+    }
+    inputs["is_false_positive"] = tf.cast(inputs["is_false_positive"], tf.int64)
+    taken = {spec: inputs[spec] for spec in recommender.event_specs()}
+    served = recommender.rank(target=tf.constant([s.item_id[n] for s, n in before]), **taken)["rank"].numpy()
+
+    assert len(served) > 100 and len(set(served)) > V / 2
+    expected = zip(targets.column, targets.is_false_positive, served)
+    assert sorted(validated) == sorted(expected)
