@@ -69,7 +69,37 @@ def run_cli(capsys, *arguments):
         ),
         ({"model": {"tower": {"name": "gru5rec"}}}, "model.tower.name = 'gru5rec': Input should be one of 'narm', "),
         ({"model": {"tower": {"name": "gru4rec", "n_layers": 0}}}, "model.tower.n_layers = 0: "),
-        ({"data__false_positive_when": []}, "add a rule, or choose method: vanilla"),
+        (
+            {"data__false_positive_when": []},
+            "which says what an abandoned click is; add a rule, or choose method: vanilla",
+        ),
+        (
+            {"data__false_positive_when": [], "model": {"method": "vanilla", "penalty": 0.5}},
+            "model.penalty needs data.false_positive_when",
+        ),
+        (
+            {"data__false_positive_when": [], "model": {"method": "vanilla", "inputs": "marked"}},
+            "model.inputs: marked needs data.false_positive_when",
+        ),
+        ({"model": {"method": "entire_space", "inputs": "tp"}}, "choose inputs: marked or all"),
+        ({"model": {"method": "soft_labels"}}, "model.method soft_labels needs data.satisfaction, which says how much"),
+        (
+            {"model": {"loss": {"gate_gradient": "supervised"}}},
+            "model.loss.gate_gradient: supervised needs data.satisfaction",
+        ),
+        ({"model": {"loss": {"fp_scope": "user"}}}, "model.loss.fp_scope: user needs data.columns.user_id"),
+        ({"model": {"user_concat": "gate"}}, "model.user_concat: gate needs data.columns.user_id"),
+        (
+            {"model": {"tower": {"name": "sdm", "has_users": True}}},
+            "model.tower.has_users needs data.columns.user_id",
+        ),
+        (
+            {
+                "data__columns__user_id": "session_id",
+                "model": {"tower": {"name": "sdm", "has_users": True, "has_history": True}},
+            },
+            "model.tower.has_history needs data.history; {} gives it the defaults",
+        ),
         ({"data__columns": {"item_id": "item_id"}}, "neither session_id nor user_id is mapped"),
         (
             {"data__false_positive_when": [{"column": "dwel", "op": "<", "value": 1}]},

@@ -154,11 +154,6 @@ class ModelConfig(Section):
     loss: LossConfig = field(LossConfig(), "what false positives add to the loss")
 
     @property
-    def uses_flags(self) -> bool:
-        """Whether clicks must be told apart by a rule into kept and abandoned ones."""
-        return self.method not in ("vanilla", "soft_labels") or self.inputs in ("tp", "marked") or self.penalty > 0
-
-    @property
     def uses_satisfaction(self) -> bool:
         """Whether training reads how much each click was liked."""
         is_supervised = self.method == "fp_adametric" and self.loss.gate_gradient == "supervised"
@@ -182,6 +177,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"concat_items_with_user goes with the metric term, which method {self.method} does not have"
             )
+        if self.method == "entire_space" and self.inputs == "tp":
+            raise ValueError("method entire_space learns from what was abandoned; choose inputs: marked or all")
         kind = self.next_item.kind
         if self.method == "fp_softmax" and kind == "gbce":
             raise ValueError(

@@ -88,25 +88,29 @@ class RunConfig(Section):
     @pydantic.model_validator(mode="after")
     def _check(self) -> RunConfig:
         model, data = self.model, self.data
-        if model.uses_flags and not data.false_positive_when:
-            raise ValueError(
-                f"model.method {model.method} learns from false positives, but data.false_positive_when is empty; "
-                "add a rule, or choose method: vanilla"
-            )
-        if model.uses_satisfaction and data.satisfaction is None:
-            raise ValueError(
-                "model.method soft_labels and model.loss.gate_gradient: supervised need data.satisfaction, the column "
-                "that says how much a click was liked"
-            )
-        needs_users = {
-            "model.loss.fp_scope: user": model.loss.fp_scope == "user",
-            "a model with users": model.has_users,
-        }
-        for what, is_asked in needs_users.items():
-            if is_asked and data.columns.user_id is None:
-                raise ValueError(f"{what} needs data.columns.user_id")
-        if model.has_history and data.history is None:
-            raise ValueError("model.tower.has_history needs data.history")
+        rule = "data.false_positive_when, which says what an abandoned click is"
+        liking = "data.satisfaction, which says how much a click was liked"
+        user, past = "data.columns.user_id", "data.history; {} gives it the defaults"
+        is_by_rule = model.method not in ("vanilla", "soft_labels")
+        needs = (  # what is asked for, whether it is, what it needs, whether that is there
+            (
+                f"method {model.method}",
+                is_by_rule,
+                f"{rule}; add a rule, or choose method: vanilla",
+                data.false_positive_when,
+            ),
+            (f"inputs: {model.inputs}", model.inputs in ("tp", "marked"), rule, data.false_positive_when),
+            ("penalty", model.penalty > 0, rule, data.false_positive_when),
+            ("method soft_labels", model.method == "soft_labels", liking, data.satisfaction),
+            ("loss.gate_gradient: supervised", model.uses_satisfaction, liking, data.satisfaction),
+            ("loss.fp_scope: user", model.loss.fp_scope == "user", user, data.columns.user_id),
+            (f"user_concat: {model.user_concat}", model.user_concat != "none", user, data.columns.user_id),
+            ("tower.has_users", model.has_users, user, data.columns.user_id),
+            ("tower.has_history", model.has_history, past, data.history),
+        )
+        for what, is_asked, need, is_there in needs:
+            if is_asked and not is_there:
+                raise ValueError(f"model.{what} needs {need}")
         if isinstance(model.tower, SasRecConfig) and model.tower.max_positions < data.sessions.max_length:
             raise ValueError(
                 f"model.tower.max_positions {model.tower.max_positions} is less than data.sessions.max_length "
