@@ -281,15 +281,16 @@ class _State:
 
 
 def describe_epoch(history: Sequence[Record], max_epochs: int) -> list[str]:
-    """The last epoch in words: its figures, the metric term's, and warnings that did not hold an epoch before."""
+    """The last epoch in words: its figures, what false positives did, and warnings that did not hold an epoch before."""
     record = history[-1]
     epoch, fp_hr = int(record["epoch"] or 0), record["val_fp_hr@20"]
     left = datetime.timedelta(seconds=round((record["seconds"] or 0) * (max_epochs - epoch)))
-    losses = ", ".join(
-        f"{name.replace('_', ' ')} {record[name]:.4f}"
-        for name in ("next_item_loss", "metric_loss", "satisfaction_loss")
-        if name in record
-    )
+    names = {
+        "next_item_loss": "next item loss",
+        "metric_loss": "metric loss" if "hinge_active_share" in record else "false positives' loss",
+        "satisfaction_loss": "satisfaction loss",
+    }
+    losses = ", ".join(f"{name} {record[key]:.4f}" for key, name in names.items() if key in record)
     figures = (
         f"epoch {epoch}/{max_epochs}: {losses}, val mrr@20 {record['val_mrr@20']:.4f}, "
         f"hr@20 {record['val_hr@20']:.4f}, fp_hr@20 {'none' if fp_hr is None else format(fp_hr, '.4f')}, "
@@ -307,6 +308,8 @@ def describe_epoch(history: Sequence[Record], max_epochs: int) -> list[str]:
             f"  {gate}hinge active at {record['hinge_active_share']:.1%} of the {record['fp_position_share']:.1%} of "
             "targets with false positives"
         )
+    elif "fp_position_share" in record:
+        lines.append(f"  {record['fp_position_share']:.1%} of targets have false positives")
     before = _warnings(history[-2]) if len(history) > 1 else []
     return lines + [f"warning: {warning}" for warning in _warnings(record) if warning not in before]
 

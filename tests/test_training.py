@@ -249,3 +249,18 @@ def test_the_learning_rate_decays_by_epoch_also_after_a_restart(data, tmp_path):
         os.remove(os.path.join(run.folder, "state", "run.json"))  # as if five epochs had been asked for at first
         run.train(config_of_five)
     assert sorted(set(rates)) == [(0, 0.02), (1, 0.02), (2, 0.01), (3, 0.01), (4, 0.005)]
+
+
+def test_terms_without_a_hinge_and_other_losses_are_told_by_their_names():
+    """A record of every method ends up as words: what is not there is not mentioned."""
+    plain = {
+        name: value for name, value in _record().items() if not name.startswith(("metric", "fp_", "hinge", "gate"))
+    }
+    assert len(training.describe_epoch([plain], 10)) == 1
+    (both,) = training.describe_epoch([plain | {"satisfaction_loss": 0.25}], 10)
+    assert both.startswith("epoch 3/10: next item loss 5.0000, satisfaction loss 0.2500, val mrr@20")
+    first, second = training.describe_epoch([plain | {"metric_loss": 0.5, "fp_position_share": 0.25}], 10)
+    assert "next item loss 5.0000, false positives' loss 0.5000, val" in first
+    assert second == "  25.0% of targets have false positives"
+    *_, warning = training.describe_epoch([plain | {"fp_position_share": 0.0}], 10)
+    assert warning.startswith("warning: no target has false positives")
