@@ -18,6 +18,7 @@ from fp_tfrs.methods import resolve
 from fp_tfrs.model import SessionModel
 from fp_tfrs.saved_model import SavedModel
 from fp_tfrs.sessions import Session
+from pipeline import cli
 
 V, U, L, H, K = 30, 4, 6, 3, 8
 ITEMS = [f"item {n}" for n in range(V)]
@@ -248,6 +249,35 @@ def test_what_the_model_is_told_makes_a_difference(export):
     for name, (other, is_used) in told.items():
         difference = np.abs(export.saved.recommend(*columns([other])).score - first).max()
         assert difference > 1e-2 if is_used else difference == 0, name
+
+
+def ask_on_the_command_line(export, capsys, *arguments):
+    command = ["recommend", "--model", str(export.directory), "--items", f"{ITEMS[3]},{ITEMS[4]}", "-k", "5"]
+    code = cli.main([*command, *arguments])
+    printed = capsys.readouterr()
+    return code, [line.split("\t")[0] for line in printed.out.splitlines()], printed.err
+
+
+def test_the_command_line_needs_neither_user_nor_history(export, capsys):
+    code, items, said = ask_on_the_command_line(export, capsys, "--fp", "0,1")
+    assert (code, said) == (0, "")
+    assert items == export.saved.recommend([ITEMS[3:5]], [[0, 1]]).item_id[0][:5]
+
+
+def test_the_command_line_passes_on_what_the_model_takes_and_refuses_the_rest(export, capsys):
+    config, asked = export.run.model, Asked(ITEMS[3:5], [0, 0])
+    options = {
+        "user": (["--user", USERS[2]], asked._replace(user=USERS[2]), config.has_users),
+        "history": (["--history", f"{ITEMS[7]},{ITEMS[8]}"], asked._replace(history=ITEMS[7:9]), config.has_history),
+    }
+    for name, (option, request, is_taken) in options.items():
+        code, items, said = ask_on_the_command_line(export, capsys, *option)
+        if is_taken:
+            assert (code, said) == (0, "")
+            assert items == export.saved.recommend(*columns([request])).item_id[0][:5]
+        else:
+            assert (code, items, said.count("\n")) == (2, [], 1)
+            assert f"--{name} " in said and f"leave --{name} out" in said
 
 
 def test_an_export_holds_what_makes_a_query_and_nothing_that_only_training_needs(export):
