@@ -94,11 +94,15 @@ def test_run_ends_with_table_version_and_next_command(first, pushed):
     assert "try: fp-tfrs recommend --model" in run.stdout
 
 
-def test_run_prints_its_own_lines_only(first):
-    _, run = first
+def noise_of(run):
+    """Lines that are not ours."""
     noise = re.compile(r"warn|deprecat|traceback|absl|tensorflow/|\bI\d{4} |\bW\d{4} |could not find", re.IGNORECASE)
     lines = [line for line in (run.stderr + run.stdout).splitlines() if not line.startswith("warning: the ")]
-    assert [line for line in lines if noise.search(line)] == []
+    return [line for line in lines if noise.search(line)]
+
+
+def test_run_prints_its_own_lines_only(first):
+    assert noise_of(first[1]) == []
 
 
 def test_metrics_carry_targets_and_intervals_and_bayes_is_the_best(first):
@@ -145,6 +149,38 @@ def test_recommend_answers_in_item_ids(pushed):
     abandoned = run_cli("recommend", "--model", pushed, "--items", "item_00001,item_00002", "--fp", "0,1")
     alone = run_cli("recommend", "--model", pushed, "--items", "item_00001")
     assert abandoned.stdout == alone.stdout  # fp_adametric takes kept items only as inputs
+
+
+def test_a_model_without_users_refuses_one(pushed):
+    run = run_cli("recommend", "--model", pushed, "--items", "item_00001", "--user", "u00000001")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f"fp-tfrs: --user u00000001: {pushed} takes no user_id; leave --user out\n"
+
+
+def test_users_histories_and_measured_dislike_end_in_a_pushed_model_that_answers_each_user(tmp_path):
+    tower = {"name": "sdm", "embedding_dim": 24, "n_heads": 2, "has_users": True, "has_history": True}
+    values = CONFIG | {
+        "data": CONFIG["data"] | {"satisfaction": {"column": "dwell_s"}, "history": {"max_items": 10}},
+        "model": {
+            "method": "fp_adametric",
+            "tower": tower,
+            "next_item": {"kind": "sampled_softmax", "negatives": 64},
+            "loss": {"gate_gradient": "supervised"},
+        },
+        "training": {"max_epochs": 3, "learning_rate": 0.01},
+    }
+    run = run_cli("run", "--config", write_config(tmp_path, values), "--root", tmp_path / "root")
+    assert run.returncode == 0, run.stderr
+    assert noise_of(run) == []
+    (version,) = versions(tmp_path / "root")
+    model = tmp_path / "root" / "serving" / "tiny" / str(version)
+    users = (model / "assets" / "user_id_vocabulary").read_text().split()
+    answers = set()
+    for context in ([], ["--user", users[0], "--history", "item_00003,item_00004"]):
+        answer = run_cli("recommend", "--model", model, "--items", "item_00001,item_00002", *context)
+        assert (answer.returncode, answer.stderr, answer.stdout.count("\n")) == (0, "", 10)
+        answers.add(answer.stdout)
+    assert len(answers) == 2
 
 
 def test_evaluate_gives_the_evaluators_figures(first, pushed, tmp_path):
