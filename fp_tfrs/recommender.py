@@ -179,14 +179,14 @@ class Recommender(tf.Module):
             schema.IS_FALSE_POSITIVE: tf.io.VarLenFeature(tf.int64),
         }
         if self._has_users:
-            specs[schema.USER_ID] = tf.io.FixedLenFeature([], tf.string, "")
+            specs[schema.USER_ID] = tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True, default_value="")
         if self._max_history is not None:
             specs[schema.HISTORY_ITEM_ID] = tf.io.VarLenFeature(tf.string)
         features = tf.io.parse_example(examples, specs)
         item_id, flags = dense_events(features[schema.ITEM_ID], features[schema.IS_FALSE_POSITIVE])
         context = {}
         if self._has_users:
-            context["user_id"] = features[schema.USER_ID]
+            context["user_id"] = tf.pad(features[schema.USER_ID], [[0, 0], [0, 1]], constant_values="")[:, 0]
         if self._max_history is not None:
             context["history_item_id"] = tf.sparse.to_dense(features[schema.HISTORY_ITEM_ID], default_value="")
         return self.recommend(item_id, flags, **context)

@@ -172,7 +172,7 @@ def example(asked: Asked, *without: str) -> bytes:
     features = {
         schema.ITEM_ID: texts(asked.items),
         schema.IS_FALSE_POSITIVE: tf.train.Feature(int64_list=tf.train.Int64List(value=asked.flags)),
-        schema.USER_ID: texts([asked.user]),
+        schema.USER_ID: texts([asked.user] if asked.user else []),
         schema.HISTORY_ITEM_ID: texts(asked.history),
     }
     kept = {name: feature for name, feature in features.items() if name not in without}
