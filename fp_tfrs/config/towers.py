@@ -102,6 +102,7 @@ class SrGnnConfig(Section):
         "an edge that a prefix repeats counts once (code, RecBole), or as often as it occurs (paper)",
         "SR-GNN's code",
     )
+    dropout_embedding: float = field(0.0, "dropout on item embeddings; the paper has none", "SR-GNN", ge=0, lt=1)
 
 
 class StampConfig(Section):

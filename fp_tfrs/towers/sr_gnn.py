@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from fp_tfrs.config import SrGnnConfig
+from fp_tfrs.towers.dropout import SeededDropout
 from fp_tfrs.towers.inputs import TowerInputs
 
 
@@ -93,7 +94,7 @@ class SrGnnTower(tf.keras.layers.Layer):
 
     def __init__(self, config: SrGnnConfig, seed: int, **kwargs):
         super().__init__(**kwargs)
-        seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(16) >> 1]
+        seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(20) >> 1]
         dim, limit = config.embedding_dim, config.embedding_dim**-0.5
 
         def draw() -> tf.keras.initializers.Initializer:
@@ -110,6 +111,7 @@ class SrGnnTower(tf.keras.layers.Layer):
             )
 
         self._config = config
+        self._dropout = SeededDropout(config.dropout_embedding, seeds.pop(), dtype=self.dtype)
         self.arrivals = dense(dim, "arrivals", use_bias=True)  # W_in
         self.departures = dense(dim, "departures", use_bias=True)  # W_out
         self.cell = tf.keras.layers.GRUCell(
@@ -128,7 +130,8 @@ class SrGnnTower(tf.keras.layers.Layer):
 
     def call(self, inputs: TowerInputs, training: bool = False) -> tf.Tensor:
         """Sessions → `<float>[B, T, D]` session embeddings, zero at padding."""
-        come, left = tf.split(self._node_states(inputs), 2, 1)
+        embeddings = self._dropout(inputs.item_embeddings, training=training)
+        come, left = tf.split(self._node_states(embeddings, inputs.item_index), 2, 1)
         left = tf.roll(left, -1, 1)  # now row k is the node of event k once it is left; the last row is never read
         query = self.query(come)
         to_others = tf.squeeze(self.energy(tf.sigmoid(query[:, :, tf.newaxis] + self.key(left)[:, tf.newaxis])), -1)
@@ -140,10 +143,9 @@ class SrGnnTower(tf.keras.layers.Layer):
         sessions = self.decoder(tf.concat([total, come], -1))
         return sessions * tf.cast(inputs.is_item, sessions.dtype)[..., tf.newaxis]
 
-    def _node_states(self, inputs: TowerInputs) -> tf.Tensor:
+    def _node_states(self, embeddings: tf.Tensor, item_index: tf.Tensor) -> tf.Tensor:
         """`<float>[B, 2T, D]` states of the nodes of `NodeWeights`."""
-        embeddings = inputs.item_embeddings
-        weights = weigh_nodes(inputs.item_index, self._config.edge_weight, embeddings.dtype)
+        weights = weigh_nodes(item_index, self._config.edge_weight, embeddings.dtype)
         from_before = tf.matmul(weights.arrivals, tf.roll(self.arrivals(embeddings), 1, 1))
         to_after = tf.matmul(weights.departures, self.departures(embeddings))
         features = tf.matmul(weights.own, embeddings)
