@@ -69,12 +69,11 @@ class SessionModel(tfrs.Model):
         self,
         batch: Batch,
         training: bool = False,
-        is_wanted: tf.Tensor | None = None,
         rows: ItemTable | ItemRows | None = None,
     ) -> tf.Tensor:
         """ITEM_INDEX and what else of `schema.py` the model has → `<float32>[B, T, D]`, one for every prefix; zero at padding.
 
-        With `ModelConfig.cosine_scale` their length is 1. Where is_wanted `<bool>[B, T]` is false they may be zero.
+        With `ModelConfig.cosine_scale` their length is 1.
         rows: where to look up embeddings in place of the item table.
         """
         look_up = self.items if rows is None else rows
@@ -85,7 +84,7 @@ class SessionModel(tfrs.Model):
         user = None if self.users is None else self.users(batch[schema.USER_INDEX])
         history_index = batch[schema.HISTORY_INDEX] if self._has_history else None
         history = None if history_index is None else look_up(history_index)
-        inputs = TowerInputs(items, item_index, is_wanted, user, history, history_index)
+        inputs = TowerInputs(items, item_index, user, history, history_index)
         embeddings = self.tower(inputs, training=training)
         if self.concat is not None:
             embeddings = self.concat(embeddings, user)
@@ -93,11 +92,8 @@ class SessionModel(tfrs.Model):
 
     def target_queries(self, batch: Batch) -> tf.Tensor:
         """A ranking batch → `<float32>[B, E, Q]`, for each target what `scoring.py` ranks the candidates by."""
-        position = batch[schema.TARGET_POSITION]
-        columns = tf.range(tf.shape(batch[schema.ITEM_INDEX])[1])
-        is_wanted = tf.reduce_any(position[..., tf.newaxis] == columns, 1)
-        sessions = self.session_embeddings(batch, is_wanted=is_wanted)
-        queries = tf.gather(sessions, position, batch_dims=1)
+        sessions = self.session_embeddings(batch)
+        queries = tf.gather(sessions, batch[schema.TARGET_POSITION], batch_dims=1)
         if self.task.satisfaction is not None:
             queries = self.task.satisfaction.queries(queries)
         if self.penalty:
@@ -138,7 +134,7 @@ class SessionModel(tfrs.Model):
             negatives, positives = (self._as_scored(rows(p + schema.FIRST_ITEM_INDEX)) for p in (drawn, position))
             return self.next_item(sessions, DrawnItems(drawn, negatives, positives), position, extra)
 
-        sessions = self.session_embeddings(inputs, training, label != schema.PAD_INDEX, rows)
+        sessions = self.session_embeddings(inputs, training, rows)
         labels = self._as_scored(rows(label))
         fps = self._as_scored(rows(inputs[schema.FP_INDEX])) if schema.FP_INDEX in inputs else None
         if self._concat_items and self.users is not None and self.concat is not None:

@@ -41,7 +41,7 @@ def _draw_inputs(seed=0):
     )
     users = random.normal(size=(B, D)).astype(np.float32)
     users[3] = 0
-    return TowerInputs(items, item_index, None, users, history, history_index)
+    return TowerInputs(items, item_index, users, history, history_index)
 
 
 def _tower(config, seed=1):

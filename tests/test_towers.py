@@ -55,18 +55,6 @@ def test_a_session_embedding_depends_on_its_own_past_alone(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_not_wanted_changes_nothing_that_is(name):
-    items, tower = ItemTable(20, DIM, seed=0), build_tower(CONFIGS[name], seed=1)
-    item_index = _draw_sessions()
-    is_wanted = np.random.default_rng(3).random(item_index.shape) < 0.4
-    some = tower(TowerInputs(items(item_index), item_index, is_wanted)).numpy()
-    assert_close(some[is_wanted], tower(TowerInputs(items(item_index), item_index)).numpy()[is_wanted])
-    none = tower(TowerInputs(items(item_index), item_index, np.zeros_like(is_wanted))).numpy()
-    assert none.shape == some.shape
-    assert np.isfinite(none).all()
-
-
-@pytest.mark.parametrize("name", CONFIGS)
 def test_every_weight_and_every_past_item_learns(name):
     tower = build(build_tower(CONFIGS[name], seed=1), DIM)
     item_index = np.array([[2, 3, 4, 2, 5, 0]], np.int32)

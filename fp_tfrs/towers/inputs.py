@@ -14,8 +14,6 @@ class TowerInputs(NamedTuple):
 
     item_embeddings: `<float>[B, T, D]`, zero at padding; where a method marks its inputs, the mark is added already.
     item_index: `<int32>[B, T]`, PAD_INDEX = padding, else FIRST_ITEM_INDEX...
-    is_wanted: `<bool>[B, T]`, the positions whose session embeddings will be read; None: all. A tower whose cost grows
-        with them may leave the others zero.
     user_embeddings: `<float>[B, D]`, zero for an unknown user; None: the data has no users.
     history_embeddings: `<float>[B, H, D]`, items of the user's earlier sessions, latest first, zero at padding; None:
         there are none in the data. history_index: their `<int32>[B, H]` indices, padded on the right.
@@ -23,7 +21,6 @@ class TowerInputs(NamedTuple):
 
     item_embeddings: tf.Tensor
     item_index: tf.Tensor
-    is_wanted: tf.Tensor | None = None
     user_embeddings: tf.Tensor | None = None
     history_embeddings: tf.Tensor | None = None
     history_index: tf.Tensor | None = None

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from fp_tfrs.config import NarmConfig
+from fp_tfrs.towers.additive_attention import past_energies
 from fp_tfrs.towers.dropout import SeededDropout
 from fp_tfrs.towers.inputs import TowerInputs
 
@@ -60,8 +61,7 @@ class NarmTower(tf.keras.layers.Layer):
     def call(self, inputs: TowerInputs, training: bool = False) -> tf.Tensor:
         """Sessions → `<float>[B, T, D]` session embeddings, zero at padding."""
         hidden = self.gru(self._dropout_embedding(inputs.item_embeddings, training=training))
-        summed = self.query(hidden)[:, :, tf.newaxis] + self.key(hidden)[:, tf.newaxis]
-        energy = tf.squeeze(self.energy(self._activation(summed)), -1)  # [B, T, T]
+        energy = past_energies(self.query(hidden), self.key(hidden), self.energy, self._activation)  # [B, T, T]
         n_steps = tf.shape(energy)[1]
         is_past = tf.linalg.band_part(tf.ones([n_steps, n_steps], tf.bool), -1, 0)
         if self._config.attention == "softmax":

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from fp_tfrs.config import SrGnnConfig
+from fp_tfrs.towers.additive_attention import past_energies
 from fp_tfrs.towers.dropout import SeededDropout
 from fp_tfrs.towers.inputs import TowerInputs
 
@@ -134,7 +135,7 @@ class SrGnnTower(tf.keras.layers.Layer):
         come, left = tf.split(self._node_states(embeddings, inputs.item_index), 2, 1)
         left = tf.roll(left, -1, 1)  # now row k is the node of event k once it is left; the last row is never read
         query = self.query(come)
-        to_others = tf.squeeze(self.energy(tf.sigmoid(query[:, :, tf.newaxis] + self.key(left)[:, tf.newaxis])), -1)
+        to_others = past_energies(query, self.key(left), self.energy, tf.sigmoid)
         to_itself = self.energy(tf.sigmoid(query + self.key(come)))  # [B, T, 1]
         weight = weigh_last_visits(inputs.item_index, come.dtype)
         at_end = tf.linalg.diag_part(weight)

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from fp_tfrs.config import StampConfig
+from fp_tfrs.towers.additive_attention import past_energies
 from fp_tfrs.towers.inputs import TowerInputs
 
 
@@ -52,7 +53,7 @@ class StampTower(tf.keras.layers.Layer):
         n_seen = tf.range(1, tf.cast(n_steps, embeddings.dtype) + 1)
         memory = tf.cumsum(embeddings, 1) / n_seen[:, tf.newaxis]
         led = self.query(embeddings) + self.memory(memory)
-        energy = tf.squeeze(self.energy(tf.sigmoid(led[:, :, tf.newaxis] + self.key(embeddings)[:, tf.newaxis])), -1)
+        energy = past_energies(led, self.key(embeddings), self.energy, tf.sigmoid)  # [B, T, T]
         attended = tf.matmul(tf.linalg.band_part(energy, -1, 0), embeddings)
         if self._has_added_memory:
             attended += memory
