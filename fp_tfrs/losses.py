@@ -94,7 +94,9 @@ def metric_hinge(
 
 def softmax_over_set(logits: tf.Tensor, is_member: tf.Tensor) -> tf.Tensor:
     """Softmax over the members (1.0; others 0.0) on the last axis; all zero for an empty set."""
-    return tf.nn.softmax(tf.where(is_member > 0, logits, logits.dtype.min)) * is_member
+    logits = tf.where(is_member > 0, logits, logits.dtype.min)
+    # The graph's optimiser does not see through variables, and warns of a softmax whose input may have any rank.
+    return tf.nn.softmax(tf.ensure_shape(logits, [None] * logits.shape.rank)) * is_member
 
 
 def reduce_loss(loss: tf.Tensor, count: tf.Tensor, reduction: Literal["mean", "sum"]) -> tf.Tensor:

@@ -94,5 +94,9 @@ def test_validation_and_serving_rank_alike(name, sessions, tmp_path):
     served = recommender.rank(target=tf.constant([s.item_id[n] for s, n in before]), **taken)["rank"].numpy()
 
     assert len(served) > 100 and len(set(served)) > V / 2
-    expected = zip(targets.column, targets.is_false_positive, served)
-    assert sorted(validated) == sorted(expected)
+    expected = sorted(zip(targets.column, targets.is_false_positive, served))
+    validated.sort()
+    assert [row[:2] for row in validated] == [row[:2] for row in expected]
+    # A batch's shape decides the last bits of its embeddings, and they an order of near-equals.
+    difference = np.abs(np.array([row[2] for row in validated]) - [row[2] for row in expected])
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.01

@@ -116,6 +116,7 @@ class StampConfig(Section):
         "STAMP's code",
     )
     has_bias: bool = field(True, "bias in attention and in both perceptrons (paper, RecBole; not code)", "STAMP")
+    dropout_embedding: float = field(0.0, "dropout on item embeddings; the paper has none", "STAMP", ge=0, lt=1)
 
 
 class SdmConfig(Section):

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from fp_tfrs.config import StampConfig
 from fp_tfrs.towers.additive_attention import past_energies
+from fp_tfrs.towers.dropout import SeededDropout
 from fp_tfrs.towers.inputs import TowerInputs
 
 
@@ -29,7 +30,7 @@ class StampTower(tf.keras.layers.Layer):
 
     def __init__(self, config: StampConfig, seed: int, **kwargs):
         super().__init__(**kwargs)
-        seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(6) >> 1]
+        seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(7) >> 1]
 
         def dense(units: int, name: str, use_bias: bool = False) -> tf.keras.layers.Dense:
             initializer = tf.keras.initializers.RandomNormal(stddev=0.05, seed=seeds.pop())
@@ -39,6 +40,7 @@ class StampTower(tf.keras.layers.Layer):
 
         dim = config.embedding_dim
         self._has_added_memory = config.has_added_memory
+        self._dropout = SeededDropout(config.dropout_embedding, seeds.pop(), dtype=self.dtype)
         self.key = dense(dim, "key")  # W₁
         self.query = dense(dim, "query")  # W₂
         self.memory = dense(dim, "memory", config.has_bias)  # W₃, b_a
@@ -48,7 +50,7 @@ class StampTower(tf.keras.layers.Layer):
 
     def call(self, inputs: TowerInputs, training: bool = False) -> tf.Tensor:
         """Sessions → `<float>[B, T, D]` session embeddings, zero at padding."""
-        embeddings = inputs.item_embeddings
+        embeddings = self._dropout(inputs.item_embeddings, training=training)
         n_steps = tf.shape(embeddings)[1]
         n_seen = tf.range(1, tf.cast(n_steps, embeddings.dtype) + 1)
         memory = tf.cumsum(embeddings, 1) / n_seen[:, tf.newaxis]
