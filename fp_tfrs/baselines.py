@@ -1,4 +1,4 @@
-"""Rankers without a model, to stand beside it: popularity, S-POP, repeat-last and first-order Markov.
+"""Rankers without a model, to stand beside it: popularity, S-POP, repeat-last, first-order Markov, S-KNN and V-SKNN.
 
 In: training sessions and the catalogue. Out: rankers that score the whole catalogue before each event of a session.
 They learn from and look at kept events only: not a false positive, and in the catalogue.
@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import scipy.sparse
 
-from fp_tfrs.errors import InputError
+from fp_tfrs.catalogue import kept_columns, number_columns
+from fp_tfrs.session_knn import SessionKnn, VectorSessionKnn
 from fp_tfrs.sessions import Session
 
 
@@ -94,23 +95,25 @@ class Baselines(NamedTuple):
     """What training sessions alone tell."""
 
     item_counts: np.ndarray  # <int64>[V] kept training events of each item
-    rankers: dict[str, Ranker]  # popularity, s_pop, repeat_last, markov
+    rankers: dict[str, Ranker]  # popularity, s_pop, repeat_last, markov, s_knn, v_sknn
 
 
 def fit(train_sessions: Iterable[Session], catalogue: Sequence[str]) -> Baselines:
-    """Counts the kept training events and the transitions between them, and makes the four baselines of them.
+    """Counts the kept training events and the transitions between them, and makes the baselines of them.
 
     Args:
-        train_sessions: sessions with `item_id` and `is_false_positive`.
+        train_sessions: sessions with `item_id`, `is_false_positive` and, for S-KNN's latest, `timestamp_s`.
         catalogue: item ids; scores have their order.
 
     Raises:
         InputError: the catalogue lists an item twice.
     """
     column_of = number_columns(catalogue)
+    # By id where times are equal: the result must not depend on the order of the sessions.
+    latest_first = sorted(train_sessions, key=lambda s: (s.timestamp_s[-1:], s.session_id), reverse=True)
     sequences = [
         columns[columns >= 0]
-        for session in train_sessions
+        for session in latest_first
         for columns in [kept_columns(session.item_id, session.is_false_positive, column_of)]
     ]
     n_items = len(column_of)
@@ -126,28 +129,10 @@ def fit(train_sessions: Iterable[Session], catalogue: Sequence[str]) -> Baseline
         "s_pop": SessionPopularity(column_of, level),
         "repeat_last": RepeatLast(column_of),
         "markov": Markov(column_of, level, transitions),
+        "s_knn": SessionKnn(column_of, level, sequences),
+        "v_sknn": VectorSessionKnn(column_of, level, sequences),
     }
     return Baselines(counts, rankers)
-
-
-def number_columns(catalogue: Sequence[str]) -> dict[str, int]:
-    """item_id → column of the scores.
-
-    Raises:
-        InputError: an item is listed twice, so that its rank would depend on which one is meant.
-    """
-    column_of: dict[str, int] = {}
-    for column, item_id in enumerate(catalogue):
-        if column_of.setdefault(item_id, column) != column:
-            raise InputError(f"the catalogue lists item {item_id!r} twice; list every item once")
-    return column_of
-
-
-def kept_columns(item_id: Sequence[str], is_false_positive: Sequence[bool], column_of: dict[str, int]) -> np.ndarray:
-    """<int64>[n_events] column of each event's item; -1 where it is a false positive or not in the catalogue."""
-    columns = np.fromiter((column_of.get(item, -1) for item in item_id), np.int64, len(item_id))
-    columns[np.asarray(is_false_positive, bool)] = -1
-    return columns
 
 
 def _last_before(columns: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from fp_tfrs.baselines import kept_columns, number_columns
+from fp_tfrs.catalogue import kept_columns, number_columns
 from fp_tfrs.errors import InputError
 from fp_tfrs.sessions import Session
 

@@ -116,7 +116,16 @@ def test_head_is_the_items_of_80_percent_of_training(report):
 
 
 def test_all_rankers_are_there_and_compared(report):
-    assert list(report.metrics) == ["model", "last_blessed", "popularity", "s_pop", "repeat_last", "markov"]
+    assert list(report.metrics) == [
+        "model",
+        "last_blessed",
+        "popularity",
+        "s_pop",
+        "repeat_last",
+        "markov",
+        "s_knn",
+        "v_sknn",
+    ]
     assert set(report.differences) == {"last_blessed", "popularity", "markov"}
     for name, differences in report.differences.items():
         for metric in ("hr@20", "mrr@20"):
