@@ -78,7 +78,9 @@ def _make_parser() -> argparse.ArgumentParser:
     recommend.add_argument("--fp", metavar="0,1,0", help="1 for each item that was abandoned; default: none was")
     recommend.add_argument("--user", metavar="ID", help="the session's user, for a model with users")
     recommend.add_argument(
-        "--history", metavar="x,y", help="items of the user's earlier sessions, latest first, for a model with histories"
+        "--history",
+        metavar="x,y",
+        help="items of the user's earlier sessions, latest first, for a model with histories",
     )
     recommend.add_argument("-k", type=int, default=10, metavar="K", help="how many items; default: %(default)s")
 
