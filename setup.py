@@ -18,6 +18,7 @@ setup(
     license="MIT",
     python_requires=">=3.10,<3.11",
     packages=find_packages(include=["fp_tfrs*", "components*", "pipeline*"]),
+    package_data={"fp_tfrs.datasets": ["checksums.tsv"]},
     install_requires=[
         "absl-py>=1.4,<2",
         "apache-beam[dill]==2.74.0",
@@ -33,6 +34,7 @@ setup(
         "scipy>=1.10,<1.13",
         "tensorflow>=2.16.2,<2.17",
         "tensorflow-data-validation>=1.16,<1.17",
+        "tensorflow-datasets>=4.9.10,<4.10",
         "tensorflow-metadata>=1.16,<1.17",
         "tensorflow-recommenders>=0.7.7,<0.8",
         "tensorflow-serving-api>=2.16,<2.17",

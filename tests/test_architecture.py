@@ -20,6 +20,7 @@ ONLY = {
     "fp_tfrs.errors": [],
     "fp_tfrs.config": ["fp_tfrs.schema", "fp_tfrs.errors", "fp_tfrs.config"],
     "fp_tfrs.sessions": CONTRACT,
+    "fp_tfrs.datasets": [*CONTRACT, "fp_tfrs.datasets", "fp_tfrs.progress"],
     "fp_tfrs.towers": [*CONTRACT, "fp_tfrs.towers"],
     "fp_tfrs.losses": CONTRACT,
     "fp_tfrs.next_item": [*CONTRACT, "fp_tfrs.negative_sampling"],

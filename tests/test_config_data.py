@@ -37,3 +37,24 @@ def test_satisfaction_that_is_no_number_or_no_column_is_refused_by_name():
     refuse("'mood' is declared string", satisfaction={"ratio": ("dwell_s", "mood")})
     refuse("give either column or ratio", satisfaction={})
     refuse("give either column or ratio", satisfaction={"column": "stars", "ratio": ("stars", "dwell_s")})
+
+
+@pytest.mark.parametrize(
+    ("message", "source"),
+    [
+        ("format: tfds needs name and no files", {"format": "tfds"}),
+        ("format: tfds needs name and no files", {"format": "tfds", "name": "globo", "files": ("a",)}),
+        ("format: simulated needs simulation and no files", {"format": "simulated"}),
+        ("simulation goes with format: simulated only", {"format": "tfds", "name": "globo", "simulation": {}}),
+        ("manual_dir goes with format: tfds only", {"format": "csv", "files": ("a",), "manual_dir": "b"}),
+        ("config goes with format: tfds only", {"format": "simulated", "simulation": {}, "config": "b"}),
+    ],
+)
+def test_a_source_takes_the_fields_of_its_format(message, source):
+    refuse(message, source=source)
+
+
+def test_a_data_set_by_name_is_a_source():
+    source = {"format": "tfds", "name": "kuairand", "config": "pure", "manual_dir": "$DATA/k", "data_dir": "~/tfds"}
+    data = make(source=source)
+    assert parse(DataConfig, dump(data)) == data and data.source.config == "pure"

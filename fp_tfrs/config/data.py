@@ -10,6 +10,8 @@ import pydantic
 from fp_tfrs import schema
 from fp_tfrs.config.section import Section, field
 
+_TFDS_FIELDS = ("name", "config", "manual_dir", "data_dir")
+
 
 class SimulationConfig(Section):
     """The log that `fp-tfrs simulate` draws (see `fp_tfrs/simulate.py` for the generative model)."""
@@ -22,22 +24,34 @@ class SimulationConfig(Section):
 class SourceConfig(Section):
     """Where the events are and how they are written."""
 
-    format: Literal["csv", "jsonl", "parquet", "simulated"] = field(..., "csv also reads TSV: see separator")
+    format: Literal["csv", "jsonl", "parquet", "tfds", "simulated"] = field(
+        ..., "csv also reads TSV: see separator; tfds: a public data set by name"
+    )
     files: tuple[str, ...] = field((), "paths or globs, `$VARIABLES` expanded; names that end in .gz are decompressed")
     separator: str = field(",", "csv: one or more characters between fields", min_length=1)
     header: bool = field(True, "csv: the first line names the columns")
     column_names: tuple[str, ...] = field((), "csv without header: the columns' names in order")
     simulation: SimulationConfig | None = field(None, "simulated: which log to draw")
+    name: str | None = field(None, "tfds: the data set, one of fp_tfrs/datasets/")
+    config: str | None = field(None, "tfds: its variant; null = the first")
+    manual_dir: str | None = field(
+        None, "tfds: folder of the published files; null = fetch them, where that is allowed"
+    )
+    data_dir: str | None = field(
+        None, "tfds: folder of all prepared data sets; null = ~/tensorflow_datasets", "TensorFlow Datasets"
+    )
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> SourceConfig:
-        if self.format == "simulated":
-            if self.files or self.simulation is None:
-                raise ValueError("format: simulated needs simulation (what to draw) and no files")
+        if self.format in ("simulated", "tfds"):
+            needed = "simulation" if self.format == "simulated" else "name"
+            if self.files or getattr(self, needed) is None:
+                raise ValueError(f"format: {self.format} needs {needed} and no files")
         elif not self.files:
             raise ValueError(f"format: {self.format} needs files: one path or glob at least")
-        elif self.simulation is not None:
-            raise ValueError("simulation goes with format: simulated only")
+        for name, owner in (("simulation", "simulated"), *((name, "tfds") for name in _TFDS_FIELDS)):
+            if getattr(self, name) is not None and self.format != owner:
+                raise ValueError(f"{name} goes with format: {owner} only")
         if self.format == "csv" and not self.header and not self.column_names:
             raise ValueError("header: false needs column_names, the columns in order")
         if self.column_names and (self.header or self.format != "csv"):
