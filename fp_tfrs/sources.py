@@ -1,4 +1,4 @@
-"""Log files → rows: CSV, JSON lines and Parquet behind one iterator, the first step of the data's way.
+"""Log files → rows: CSV, JSON lines, Parquet and data sets by name behind one iterator, the first step of the data's way.
 
 A row that can't be read comes out as a `RawRow` with its `problem`, never as an exception; a file that can't be read
 (a truncated gzip, a broken Parquet file) raises `InputError` with its name. In CSV one line is one row: fields may be
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fp_tfrs.config import ColumnsConfig, DataConfig, SourceConfig
+from fp_tfrs.datasets import prepared
 from fp_tfrs.errors import InputError
 
 MAX_LINE_BYTES = 1 << 20
@@ -32,18 +33,20 @@ _PARQUET_BATCH_ROWS = 16_384
 class RawRow(NamedTuple):
     """One row of a log: its values, or what is wrong with it."""
 
-    line: int  # 1-based; the line of a text file, the row of a Parquet file
+    line: int  # 1-based; the line of a text file, the row of another one
     values: dict[str, Any] | None
-    text: str  # as it was written; "" for Parquet
+    text: str  # as it was written; "" where that is no text
     problem: str | None
 
 
 def expand_files(source: SourceConfig) -> list[str]:
-    """The source's files: variables filled in, each glob's matches sorted, none twice.
+    """The source's files: variables filled in, each glob's matches sorted, none twice; a data set's are made first.
 
     Raises:
-      InputError: a variable is not set, a pattern matches nothing, or a file is empty.
+      InputError: a variable is not set, a pattern matches nothing, a file is empty, or a data set can't be prepared.
     """
+    if source.format == "tfds":
+        return prepared.prepare(source)
     files: dict[str, None] = {}
     for pattern in source.files:
         expanded = os.path.expanduser(os.path.expandvars(pattern))
@@ -73,7 +76,7 @@ def read_rows(path: str, source: SourceConfig, columns: Sequence[str] | None = N
     Args:
       path: one of `expand_files`.
       source: how it is written.
-      columns: Parquet: read these columns only.
+      columns: Parquet and data sets: read these columns only.
 
     Raises:
       InputError: the file, rather than one of its rows, can't be read.
@@ -81,6 +84,10 @@ def read_rows(path: str, source: SourceConfig, columns: Sequence[str] | None = N
     try:
         if source.format == "parquet":
             yield from _read_parquet(path, columns)
+            return
+        if source.format == "tfds":
+            for number, values in enumerate(prepared.read_rows(path, columns), 1):
+                yield RawRow(number, values, "", None)
             return
         with cast(BinaryIO, gzip.open(path) if path.endswith(".gz") else open(path, "rb")) as file:
             lines = _read_lines(file)
@@ -192,6 +199,8 @@ def check_source(data: DataConfig) -> list[str]:
 
 def _column_names(path: str, source: SourceConfig) -> list[str] | None:
     """A file's columns; None if it has no rows."""
+    if source.format == "tfds":
+        return prepared.column_names(path)
     if source.format == "parquet":
         try:
             with pq.ParquetFile(path) as file:
@@ -223,6 +232,8 @@ def count_rows(path: str, source: SourceConfig) -> int:
     Raises:
       InputError: the gzip is truncated or broken.
     """
+    if source.format == "tfds":
+        return prepared.count_rows(path)
     if source.format == "parquet":
         return int(pq.read_metadata(path).num_rows)
     try:

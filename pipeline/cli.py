@@ -87,7 +87,7 @@ def _make_parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "score a pushed model on the test targets of an event log")
     evaluate.add_argument("--model", required=True, metavar="DIR", help="a version's folder, or the folder of versions")
     evaluate.add_argument("--config", required=True, metavar="YAML", help="how the log is read, cut and split")
-    evaluate.add_argument("--events", required=True, metavar="FILE", help="the event log, in the config's format")
+    evaluate.add_argument("--events", required=True, metavar="FILE", help="the log, in the config's format (else CSV)")
     evaluate.add_argument("--output", required=True, metavar="JSON", help="file for the metrics")
 
     config = add("config", _config, "what can be configured")
@@ -155,10 +155,11 @@ def _recommend(parsed: argparse.Namespace) -> None:
 
 def _evaluate(parsed: argparse.Namespace) -> None:
     from fp_tfrs import config_file
+    from fp_tfrs.config import SourceConfig
 
     run = config_file.load(parsed.config)
-    file_format = "csv" if run.data.source.format == "simulated" else run.data.source.format
-    source = run.data.source.model_copy(update={"format": file_format, "files": (parsed.events,), "simulation": None})
+    source = run.data.source if run.data.source.files else SourceConfig(format="csv", files=(parsed.events,))
+    source = source.model_copy(update={"files": (parsed.events,)})
     data = run.data.model_copy(update={"source": source})
     from fp_tfrs import evaluation, judging, preprocess, sources
     from fp_tfrs.saved_model import find_version
