@@ -21,7 +21,7 @@ from fp_tfrs.towers.inputs import TowerInputs
 VARIANTS = {
     "recbole": {},
     "paper": {"has_added_memory": False},
-    "code": {"has_bias": False},
+    "code": {"has_bias": False, "max_norm": 1.5},
 }
 
 
@@ -52,6 +52,8 @@ def _numpy_stamp(config, tower, prefix):
     """STAMP's equations for one prefix [t, D]."""
     parts = weights_of(tower.memory, tower.session, tower.last)
     (w_3, b_a), (w_s, b_s), (w_t, b_t) = parts if config.has_bias else [(kernel, 0) for (kernel,) in parts]
+    if config.max_norm:
+        prefix = prefix * np.minimum(1, config.max_norm / np.linalg.norm(prefix, axis=-1, keepdims=True))
     (w_1,), (w_2,), (w_0,) = weights_of(tower.key, tower.query, tower.energy)
     last, mean = prefix[-1], prefix.mean(0)
     alpha = [(sigmoid(e @ w_1 + last @ w_2 + mean @ w_3 + b_a) @ w_0)[0] for e in prefix]

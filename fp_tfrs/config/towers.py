@@ -116,6 +116,9 @@ class StampConfig(Section):
         "STAMP's code",
     )
     has_bias: bool = field(True, "bias in attention and in both perceptrons (paper, RecBole; not code)", "STAMP")
+    max_norm: float | None = field(
+        None, "longer item embeddings are shortened to this where they are inputs (code: 1.0 or 1.5)", "STAMP", gt=0
+    )
     dropout_embedding: float = field(0.0, "dropout on item embeddings; the paper has none", "STAMP", ge=0, lt=1)
 
 

@@ -39,7 +39,7 @@ class StampTower(tf.keras.layers.Layer):
             )
 
         dim = config.embedding_dim
-        self._has_added_memory = config.has_added_memory
+        self._has_added_memory, self._max_norm = config.has_added_memory, config.max_norm
         self._dropout = SeededDropout(config.dropout_embedding, seeds.pop(), dtype=self.dtype)
         self.key = dense(dim, "key")  # W₁
         self.query = dense(dim, "query")  # W₂
@@ -50,7 +50,10 @@ class StampTower(tf.keras.layers.Layer):
 
     def call(self, inputs: TowerInputs, training: bool = False) -> tf.Tensor:
         """Sessions → `<float>[B, T, D]` session embeddings, zero at padding."""
-        embeddings = self._dropout(inputs.item_embeddings, training=training)
+        embeddings = inputs.item_embeddings
+        if self._max_norm is not None:
+            embeddings = tf.clip_by_norm(embeddings, self._max_norm, -1)
+        embeddings = self._dropout(embeddings, training=training)
         n_steps = tf.shape(embeddings)[1]
         n_seen = tf.range(1, tf.cast(n_steps, embeddings.dtype) + 1)
         memory = tf.cumsum(embeddings, 1) / n_seen[:, tf.newaxis]
