@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from fp_tfrs import datasets
 from fp_tfrs.config import SourceConfig
 from fp_tfrs.errors import InputError
@@ -24,6 +26,7 @@ from fp_tfrs.progress import Progress, say
 BEAM_BYTES = 1 << 30
 """Published files of more than this are read by one process per core."""
 _BATCH_ROWS = 4_096
+_STORED = {"b": "int64", "i": "int64", "f": "float32", "O": "string"}  # NumPy's kind → a type of tf.train.Example
 
 
 def prepare(source: SourceConfig) -> list[str]:
@@ -140,21 +143,21 @@ def read_rows(path: str, columns: Sequence[str] | None) -> Iterator[dict[str, An
       path: the file.
       columns: read these only; None = all.
     """
-    import tensorflow_datasets as tfds
+    import tensorflow as tf
 
-    builder, number = _open(path)
-    names = tuple(builder.info.features) if columns is None else tuple(columns)
-    batches = builder.as_dataset(
-        split=f"{datasets.SPLIT}[{number}shard:{number + 1}shard]",
-        batch_size=_BATCH_ROWS,
-        decoders=tfds.decode.PartialDecoding({name: True for name in names}),
-        read_config=tfds.ReadConfig(try_autocache=False),
-    )
-    for batch in tfds.as_numpy(batches):
-        for values in zip(*(_to_list(batch[name]) for name in names)):
+    features = _open(path)[0].info.features
+    names = tuple(features) if columns is None else tuple(columns)
+    kinds = {name: np.dtype(features[name].np_dtype).kind for name in names}
+    # Many records at a time: TFDS' own reader parses them one by one, which takes 19 times as long.
+    spec = {name: tf.io.FixedLenFeature((), tf.dtypes.as_dtype(_STORED[kind])) for name, kind in kinds.items()}
+    batches = tf.data.TFRecordDataset(path).batch(_BATCH_ROWS).map(lambda records: tf.io.parse_example(records, spec))
+    for batch in batches.prefetch(1).as_numpy_iterator():
+        for values in zip(*(_to_list(batch[name], kinds[name]) for name in names)):
             yield dict(zip(names, values))
 
 
-def _to_list(column: Any) -> list[Any]:
+def _to_list(column: Any, kind: str) -> list[Any]:
+    if kind == "b":
+        column = column.astype(bool)
     values: list[Any] = column.tolist()
-    return [value.decode() for value in values] if column.dtype == object else values
+    return [value.decode() for value in values] if kind == "O" else values
