@@ -27,7 +27,7 @@ def ratio_intervals(totals: np.ndarray, counts: np.ndarray, resamples: int, seed
     """Σ totals / Σ counts over sessions with percentile bootstrap intervals.
 
     Sessions without targets are left out before drawing. All columns share the resamples; the same seed and number of
-    sessions give the same ones. Weights are held for at most 32 MiB of resamples at a time.
+    sessions give the same ones.
 
     Args:
         totals: <float64>[S, C] sum of each metric over the session's targets.
@@ -47,6 +47,55 @@ def ratio_intervals(totals: np.ndarray, counts: np.ndarray, resamples: int, seed
     value = totals.sum(axis=0) / counts.sum()
     if n_sessions == 1:
         return Intervals(value, unknown, unknown)
+    low, high = np.quantile(resampled_ratios(totals, counts, resamples, seed), (0.025, 0.975), axis=0)
+    return Intervals(value, low, high)
+
+
+def difference_intervals(
+    totals: np.ndarray,
+    counts: np.ndarray,
+    other_totals: np.ndarray,
+    other_counts: np.ndarray,
+    resamples: int,
+    seed: int,
+) -> Intervals:
+    """Σ totals / Σ counts − Σ other totals / Σ other counts, as HR of kept minus HR of abandoned targets: both means of a
+    resample come from the same sessions.
+
+    Sessions without targets of either kind are left out before drawing. A resample without targets of one kind has no
+    difference and does not count.
+
+    Args:
+        totals, other_totals: <float64>[S, C], as in `ratio_intervals`; column c is compared with column c.
+        counts, other_counts: <number>[S]
+        resamples, seed: as in `ratio_intervals`.
+
+    Returns:
+        As `ratio_intervals`: all NaN where a kind has no session, low and high NaN where it has a single one.
+    """
+    has_targets = (counts > 0) | (other_counts > 0)
+    halves = [(t[has_targets], c[has_targets]) for t, c in ((totals, counts), (other_totals, other_counts))]
+    fewest = min(np.count_nonzero(c) for _, c in halves)
+    unknown = np.full(totals.shape[1], np.nan)
+    if fewest == 0:
+        return Intervals(unknown, unknown, unknown)
+    value = np.subtract(*(t.sum(axis=0) / c.sum() for t, c in halves))
+    if fewest == 1:
+        return Intervals(value, unknown, unknown)
+    estimates = np.subtract(*(resampled_ratios(t, c, resamples, seed) for t, c in halves))
+    low, high = np.nanquantile(estimates, (0.025, 0.975), axis=0)
+    return Intervals(value, low, high)
+
+
+def resampled_ratios(totals: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """<float64>[R, C] Σ totals / Σ counts of each resample; NaN in one that drew no target.
+
+    Weights are held for at most 32 MiB of resamples at a time.
+
+    Args:
+        totals, counts, resamples, seed: as in `ratio_intervals`, all S ≥ 1 sessions drawn from.
+    """
+    n_sessions, n_columns = totals.shape
     rng = np.random.default_rng(seed)
     estimates = np.empty((resamples, n_columns))
     block = max(1, _BLOCK_BYTES // (8 * n_sessions))
@@ -54,6 +103,6 @@ def ratio_intervals(totals: np.ndarray, counts: np.ndarray, resamples: int, seed
         weights = np.empty((min(block, resamples - start), n_sessions))
         for row in weights:
             row[:] = np.bincount(rng.integers(0, n_sessions, n_sessions), minlength=n_sessions)
-        estimates[start : start + block] = (weights @ totals) / (weights @ counts)[:, None]
-    low, high = np.quantile(estimates, (0.025, 0.975), axis=0)
-    return Intervals(value, low, high)
+        with np.errstate(invalid="ignore"):
+            estimates[start : start + block] = (weights @ totals) / (weights @ counts)[:, None]
+    return estimates
