@@ -1,45 +1,52 @@
 """Judges a model: every metric with its interval, beside baselines, on one list of targets.
 
-In: the model as a function from raw sessions to ranks (the export's `rank` signature), test and training sessions, the
-catalogue. Out: a `Report`, which is `metrics.json`, and a table of it. It sees the model through its raw ids alone, so
-the pipeline's evaluator and `fp-tfrs evaluate` on a pushed model come to the same figures.
+In: the model as what its export answers to raw sessions (the signatures `rank` and `recommend`), test and training
+sessions, the catalogue. Out: a `Report`, which is `metrics.json`, and a table of it. It sees the model through its raw ids
+alone, so the pipeline's evaluator and `fp-tfrs evaluate` on a pushed model come to the same figures.
+
+Metrics of a ranker, K of CUTOFFS; each is better the higher, but for fp_hr@K, and for the last line, which is neither.
+Coverage@20 is no mean of targets and stands by itself.
+
+
+    hr@K, mrr@K, ndcg@K             of kept targets, see `metrics.py`
+    macro_mrr@20                    mean over sessions of the session's mean
+    fp_hr@K                         HR of abandoned targets: how often what will be abandoned is recommended
+    delta_hr@K, delta_ndcg@K        of kept minus of abandoned targets (Ivanova et al., PNFRec, RecSys 2025)
+    rank_gap                        mean over abandoned targets with a kept one after them in their session: rank of the
+                                    abandoned one minus rank of the next kept one; see `targets.next_kept`
+    set_hr@50, set_recall@50, set_f1@50
+                                    of the items that follow in a session, see `top_lists.py`
+    arp@20, head_share@20
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 import pydantic
 import scipy.sparse
 
-from fp_tfrs import baselines
+from fp_tfrs import baselines, top_lists
+from fp_tfrs.answers import Model, ask_model, ask_ranker
 from fp_tfrs.baselines import Ranker
-from fp_tfrs.bootstrap import ratio_intervals
+from fp_tfrs.bootstrap import Intervals, difference_intervals, ratio_intervals
 from fp_tfrs.config import CUTOFFS
 from fp_tfrs.errors import RunError
-from fp_tfrs.metrics import metric_matrix, ranks_from_scores
-from fp_tfrs.progress import Progress
+from fp_tfrs.metrics import metric_matrix
 from fp_tfrs.sessions import Session
-from fp_tfrs.targets import Targets, list_targets
+from fp_tfrs.significance import holm, p_values
+from fp_tfrs.slices import slice_targets
+from fp_tfrs.targets import Targets, list_targets, next_kept
+from fp_tfrs.top_lists import Cuts, ListValues
 
 MODEL = "model"
 LAST_BLESSED = "last_blessed"
-COMPARED_METRICS = ("hr@20", "mrr@20")
+COMPARED = (LAST_BLESSED, "popularity", "markov", "s_knn", "v_sknn")  # with the model
+HIT_RATES = tuple(f"hr@{k}" for k in CUTOFFS)
 TABLE_METRICS = ("hr@20", "mrr@20", "ndcg@20", "fp_hr@20")
-LENGTH_SLICES = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10+": (10, np.inf)}
-HEAD_SHARE = 0.8  # of the kept training events: the most popular items that make it are the head, the others the tail
-ROWS_PER_CALL = 512
 
-# Sessions before the targets (item ids and flags, oldest event first, any lengths), the targets' item ids, the sessions'
-# users and items of these users' earlier sessions → <int64>[n] ranks: 1 = best, 0 = the model does not know the item,
-# -1 = a score is NaN.
-RankFn = Callable[
-    [Sequence[Sequence[str]], Sequence[Sequence[bool]], Sequence[str], Sequence[str], Sequence[Sequence[str]]],
-    np.ndarray,
-]
 KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT")
 
@@ -50,15 +57,17 @@ class Figure(pydantic.BaseModel):
     value: float | None
     low: float | None
     high: float | None
-    targets: int
+    targets: int  # that it is a mean over: of fp_hr and rank_gap abandoned ones, of what lists are worth sessions
 
 
 class Difference(pydantic.BaseModel):
-    """Model minus another ranker on the same targets, with its paired 95 % interval."""
+    """Model minus another ranker on the same targets, with its paired 95 % interval and p-values (`significance.py`)."""
 
     difference: float | None
     low: float | None
     high: float | None
+    p: float | None = None
+    p_holm: float | None = None  # corrected for all differences of the report
 
 
 class Counts(pydantic.BaseModel):
@@ -75,94 +84,76 @@ class Counts(pydantic.BaseModel):
 
 
 class Report(pydantic.BaseModel):
-    """`metrics.json`. `Report.model_validate_json` reads it back.
-
-    Metrics are micro-averages over targets, but for macro_mrr@20, the mean over sessions of the session's mean.
-    """
+    """`metrics.json`. `Report.model_validate_json` reads it back."""
 
     counts: Counts
     metrics: dict[str, dict[str, Figure]]  # ranker → metric; the model first
     differences: dict[str, dict[str, Difference]]  # the model minus this ranker → metric
-    slices: dict[str, dict[str, dict[str, Figure]]]  # of the model: session_length, target_popularity → slice → metric
+    slices: dict[str, dict[str, dict[str, Figure]]]  # of the model: kind → slice → metric, see slices.py
+    coverage: dict[str, float | None] = {}  # ranker → coverage@20, see top_lists.py; null of a model with short lists
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
 
 
 def evaluate(
-    rank_fn: RankFn,
+    model: Model,
     test_sessions: Iterable[Session],
     train_sessions: Iterable[Session],
     catalogue: Sequence[str],
     resamples: int,
     seed: int,
     extra_rankers: Mapping[str, Ranker] | None = None,
-    last_blessed_rank_fn: RankFn | None = None,
+    last_blessed: Model | None = None,
 ) -> Report:
     """Ranks every target by the model, the baselines and whatever else is given, and compares.
 
     Args:
-        rank_fn: the model to judge; must know all items of the catalogue.
+        model: the model to judge; must know all items of the catalogue.
         test_sessions: raw sessions with their whole history, items that training never saw included.
         train_sessions: what the baselines learn from.
         catalogue: the model's item ids, each once; baselines score just these.
         resamples: of the sessions, for the intervals.
         seed: of the resamples.
         extra_rankers: more rankers over the catalogue by name, such as the Bayes-optimal one of a simulated log.
-        last_blessed_rank_fn: the model that is served now; a target that it does not know is its miss.
+        last_blessed: the model that is served now; a target that it does not know is its miss.
 
     Raises:
         InputError: an item twice in the catalogue, or no target to judge.
         RunError: a NaN score, or a model that does not know the catalogue.
     """
     targets = list_targets(test_sessions, catalogue)
-    model_ranks = _rank_by_model("the", rank_fn, targets)
-    if (model_ranks == 0).any():
-        unknown = catalogue[targets.column[np.argmax(model_ranks == 0)]]
+    cuts = top_lists.part_sessions(targets)
+    answers = {MODEL: ask_model("the", model, targets, cuts, catalogue)}
+    ranks = answers[MODEL].ranks
+    if (ranks == 0).any():
+        unknown = catalogue[targets.column[np.argmax(ranks == 0)]]
         raise RunError(
             f"the model does not know item {unknown!r} of the catalogue; give the catalogue it was trained on"
         )
-    values = {MODEL: metric_matrix(model_ranks)}
-    if last_blessed_rank_fn is not None:
-        values[LAST_BLESSED] = metric_matrix(_rank_by_model("the last blessed", last_blessed_rank_fn, targets))
+    values = {MODEL: metric_matrix(ranks)}
+    if last_blessed is not None:
+        answers[LAST_BLESSED] = ask_model("the last blessed", last_blessed, targets, cuts, catalogue)
     learned = baselines.fit(train_sessions, catalogue)
     for name, ranker in {**learned.rankers, **(extra_rankers or {})}.items():
-        values[name] = metric_matrix(_rank_by_scores(name, ranker, targets, len(catalogue)))
-
-    def figures(values: dict[KeyT, np.ndarray], weight: np.ndarray) -> dict[KeyT, Figure]:
-        return _figures(values, weight, targets, resamples, seed)
-
-    is_kept = ~targets.is_false_positive
-    compared = [name for name in (LAST_BLESSED, "popularity", "markov") if name in values]
-    micro = figures(_flat(values), is_kept)
-    fp_micro = figures({(name, f"fp_hr@{k}"): v[f"hr@{k}"] for name, v in values.items() for k in CUTOFFS}, ~is_kept)
-    targets_of_session = np.bincount(targets.session[is_kept], minlength=len(targets.sessions))
-    macro = figures(
-        {(name, "macro_mrr@20"): v["mrr@20"] for name, v in values.items()},
-        is_kept / np.maximum(targets_of_session, 1)[targets.session],
-    )
-    paired = figures(
-        {
-            (name, metric): values[MODEL][metric] - values[name][metric]
-            for name in compared
-            for metric in COMPARED_METRICS
-        },
-        is_kept,
-    )
-    fp_values = {f"fp_hr@{k}": values[MODEL][f"hr@{k}"] for k in CUTOFFS}
+        answers[name] = ask_ranker(name, ranker, targets, cuts, len(catalogue))
+    values.update({name: metric_matrix(answer.ranks) for name, answer in answers.items() if name != MODEL})
+    averages = _Averages(targets, resamples, seed)
+    lists = {name: top_lists.list_values(answer.top, cuts, learned.item_counts) for name, answer in answers.items()}
+    figures = {
+        **_target_figures(values, averages),
+        **_gap_figures({name: answer.ranks for name, answer in answers.items()}, len(catalogue), averages),
+        **_list_figures(lists, cuts, averages),
+    }
     return Report(
         counts=_counts(targets, len(catalogue)),
-        metrics=_nested({**micro, **fp_micro, **macro}, values),
-        differences=_nested(
-            {key: Difference(difference=d.value, low=d.low, high=d.high) for key, d in paired.items()}, compared
-        ),
+        metrics=_nested(figures, answers),
+        differences=_differences(values, averages),
         slices={
-            kind: {
-                name: {**figures(values[MODEL], is_kept & chosen), **figures(fp_values, ~is_kept & chosen)}
-                for name, chosen in slices.items()
-            }
-            for kind, slices in _slices(targets, learned.item_counts).items()
+            kind: {name: _slice_figures(values[MODEL], chosen, averages) for name, chosen in slices.items()}
+            for kind, slices in slice_targets(targets, learned.item_counts).items()
         },
+        coverage={name: None if found is None else found.coverage for name, found in lists.items()},
     )
 
 
@@ -195,82 +186,115 @@ def _format_figure(figure: Figure) -> str:
     return f"{figure.value:.4f} ± {(figure.high - figure.low) / 2:.4f}"
 
 
-def _rank_by_model(name: str, rank_fn: RankFn, targets: Targets) -> np.ndarray:
-    """<int64>[n] ranks. Targets of similar history length share a call, which pads little; the order is fixed."""
-    order = np.argsort(targets.position, kind="stable")
-    ranks = np.empty(len(order), np.int64)
-    with Progress(len(order), f"ranking by {name} model", "targets") as progress:
-        for start in range(0, len(order), ROWS_PER_CALL):
-            rows = order[start : start + ROWS_PER_CALL]
-            pairs = [(targets.sessions[targets.session[row]], targets.position[row]) for row in rows]
-            ranks[rows] = rank_fn(
-                [session.item_id[:position] for session, position in pairs],
-                [session.is_false_positive[:position] for session, position in pairs],
-                [session.item_id[position] for session, position in pairs],
-                [session.user_id for session, _ in pairs],
-                [session.history_item_id for session, _ in pairs],
-            )
-            progress.advance(len(rows))
-    return ranks
+class _Averages:
+    """Weighted means over the targets, with intervals over the sessions."""
+
+    def __init__(self, targets: Targets, resamples: int, seed: int) -> None:
+        self.targets, self._resamples, self._seed = targets, resamples, seed
+        self.is_kept = ~targets.is_false_positive
+
+    def means(self, values: dict[KeyT, np.ndarray], weight: np.ndarray) -> dict[KeyT, Figure]:
+        """Of <number>[n] each; weight 0 leaves a target out."""
+        intervals = ratio_intervals(*self._session_sums(values, weight), self._resamples, self._seed)
+        return _figures(values, intervals, int(np.count_nonzero(weight)))
+
+    def kept_minus_abandoned(self, values: dict[KeyT, np.ndarray]) -> dict[KeyT, Figure]:
+        """Mean of the kept targets minus that of the abandoned ones, of <number>[n] each."""
+        kept, abandoned = self._session_sums(values, self.is_kept), self._session_sums(values, ~self.is_kept)
+        intervals = difference_intervals(*kept, *abandoned, self._resamples, self._seed)
+        return _figures(values, intervals, len(self.is_kept))
+
+    def paired(self, values: dict[KeyT, np.ndarray], weight: np.ndarray) -> dict[KeyT, Difference]:
+        """`means` of paired differences, with p-values that know nothing of each other."""
+        p = p_values(*self._session_sums(values, weight), self._resamples, self._seed)
+        return {
+            key: Difference(difference=mean.value, low=mean.low, high=mean.high, p=_or_none(p_value))
+            for (key, mean), p_value in zip(self.means(values, weight).items(), p, strict=True)
+        }
+
+    def _session_sums(self, values: dict[KeyT, np.ndarray], weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """<float64>[S, C] weighted sums and <float64>[S] weights of each session."""
+        shape = (len(self.targets.sessions), len(weight))
+        session_sum = scipy.sparse.csr_matrix(
+            (weight.astype(float), (self.targets.session, np.arange(len(weight)))), shape=shape
+        )
+        totals = session_sum @ np.stack(list(values.values()), axis=1)
+        return totals, np.asarray(session_sum.sum(axis=1)).ravel()
 
 
-def _rank_by_scores(name: str, ranker: Ranker, targets: Targets, n_items: int) -> np.ndarray:
-    """<int64>[n] ranks, one session's scores in memory at a time."""
-    ranks = np.empty(len(targets.session), np.int64)
-    for rows in _runs(targets.session):
-        session = targets.sessions[targets.session[rows.start]]
-        scores = ranker.session_scores(session.item_id, session.is_false_positive)
-        if scores.shape != (len(session.item_id), n_items):
-            raise RunError(
-                f"{name} gave scores of shape {scores.shape}, not [events, items of the catalogue] = "
-                f"{(len(session.item_id), n_items)}"
-            )
-        ranks[rows] = ranks_from_scores(scores[targets.position[rows]], targets.column[rows])
-    return ranks
+def _target_figures(values: dict[str, dict[str, np.ndarray]], averages: _Averages) -> dict[tuple[str, str], Figure]:
+    """(ranker, metric) → what is a mean over kept targets, over abandoned ones, or the difference of two."""
+    is_kept, session = averages.is_kept, averages.targets.session
+    of_session = np.bincount(session[is_kept], minlength=len(averages.targets.sessions))
+    cut = [f"{metric}@{k}" for metric in ("hr", "ndcg") for k in CUTOFFS]
+    return {
+        **averages.means({(name, metric): v for name, of in values.items() for metric, v in of.items()}, is_kept),
+        **averages.means({(name, f"fp_{m}"): of[m] for name, of in values.items() for m in HIT_RATES}, ~is_kept),
+        **averages.means(
+            {(name, "macro_mrr@20"): of["mrr@20"] for name, of in values.items()},
+            is_kept / np.maximum(of_session, 1)[session],
+        ),
+        **averages.kept_minus_abandoned({(name, f"delta_{m}"): of[m] for name, of in values.items() for m in cut}),
+    }
 
 
-def _runs(values: np.ndarray) -> Iterator[slice]:
-    """Slices of equal neighbours."""
-    bounds = [0, *(np.flatnonzero(np.diff(values)) + 1), len(values)]
-    return (slice(start, stop) for start, stop in itertools.pairwise(bounds))
+def _gap_figures(ranks: dict[str, np.ndarray], n_items: int, averages: _Averages) -> dict[tuple[str, str], Figure]:
+    following = next_kept(averages.targets)
+    has_gap = ~averages.is_kept & (following >= 0)
+    # What a model does not know, rank 0, comes last.
+    worst = {name: np.where(rank == 0, n_items, rank) for name, rank in ranks.items()}
+    return averages.means({(name, "rank_gap"): rank - rank[following] for name, rank in worst.items()}, has_gap)
 
 
-def _figures(
-    values: dict[KeyT, np.ndarray], weight: np.ndarray, targets: Targets, resamples: int, seed: int
-) -> dict[KeyT, Figure]:
-    """Weighted means over targets (<number>[n] each) with intervals over sessions; weight 0 leaves a target out."""
-    n_sessions = len(targets.sessions)
-    session_sum = scipy.sparse.csr_matrix(
-        (weight.astype(float), (targets.session, np.arange(len(weight)))), shape=(n_sessions, len(weight))
-    )
-    totals = session_sum @ np.stack(list(values.values()), axis=1)
-    weights = np.asarray(session_sum.sum(axis=1)).ravel()
-    intervals = ratio_intervals(totals, weights, resamples, seed)
-    n_targets = int(np.count_nonzero(weight))
+def _list_figures(
+    lists: Mapping[str, ListValues | None], cuts: Cuts, averages: _Averages
+) -> dict[tuple[str, str], Figure]:
+    figures: dict[tuple[str, str], Figure] = {}
+    values_of: dict[bytes, dict[tuple[str, str], np.ndarray]] = {}  # which lists have a value → (ranker, metric) → [n]
+    for name, found in lists.items():
+        for metric in top_lists.METRICS:
+            value = np.full(len(averages.is_kept), np.nan)
+            value[cuts.row] = np.nan if found is None else found.of_list[metric]
+            values_of.setdefault(np.isfinite(value).tobytes(), {})[name, metric] = np.nan_to_num(value)
+    for has_value, values in values_of.items():  # few: each is a bootstrap of its own
+        figures.update(averages.means(values, np.frombuffer(has_value, bool)))
+    return figures
+
+
+def _differences(values: dict[str, dict[str, np.ndarray]], averages: _Averages) -> dict[str, dict[str, Difference]]:
+    """The model minus each of COMPARED that is there."""
+    others = [name for name in COMPARED if name in values]
+
+    def paired(metrics: Sequence[str], prefix: str, weight: np.ndarray) -> dict[tuple[str, str], Difference]:
+        return averages.paired(
+            {(name, prefix + m): values[MODEL][m] - values[name][m] for name in others for m in metrics}, weight
+        )
+
+    found = {**paired(("hr@20", "mrr@20"), "", averages.is_kept), **paired(("hr@20",), "fp_", ~averages.is_kept)}
+    corrected = holm(np.array([np.nan if d.p is None else d.p for d in found.values()]))
+    for difference, p in zip(found.values(), corrected, strict=True):
+        difference.p_holm = _or_none(p)
+    return _nested(found, others)
+
+
+def _slice_figures(values: dict[str, np.ndarray], chosen: np.ndarray, averages: _Averages) -> dict[str, Figure]:
+    abandoned = {f"fp_{metric}": values[metric] for metric in HIT_RATES}
+    return {
+        **averages.means(values, averages.is_kept & chosen),
+        **averages.means(abandoned, ~averages.is_kept & chosen),
+    }
+
+
+def _figures(keys: Iterable[KeyT], intervals: Intervals, n_targets: int) -> dict[KeyT, Figure]:
     return {
         key: Figure(value=value, low=low, high=high, targets=n_targets)
-        for key, value, low, high in zip(values, *(map(_or_none, bounds) for bounds in intervals), strict=True)
+        for key, value, low, high in zip(keys, *(map(_or_none, bounds) for bounds in intervals), strict=True)
     }
 
 
 def _or_none(number: float) -> float | None:
-    return None if np.isnan(number) else float(number)
-
-
-def _slices(targets: Targets, item_counts: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Kind of slice → name → <bool>[n] the targets in it."""
-    by_popularity = np.argsort(-item_counts, kind="stable")
-    share_before = (np.cumsum(item_counts[by_popularity]) - item_counts[by_popularity]) / max(item_counts.sum(), 1)
-    is_head_item = np.zeros(len(item_counts), bool)
-    is_head_item[by_popularity] = share_before < HEAD_SHARE
-    is_head = is_head_item[targets.column]
-    return {
-        "session_length": {
-            name: (targets.n_inputs >= shortest) & (targets.n_inputs <= longest)
-            for name, (shortest, longest) in LENGTH_SLICES.items()
-        },
-        "target_popularity": {"head": is_head, "tail": ~is_head},
-    }
+    """The number to 12 digits, so that what is the same in every resample also reads the same."""
+    return None if np.isnan(number) else float(f"{number:.12g}")
 
 
 def _counts(targets: Targets, n_items: int) -> Counts:
@@ -284,10 +308,6 @@ def _counts(targets: Targets, n_items: int) -> Counts:
         targets_without_input=targets.without_input,
         catalogue_items=n_items,
     )
-
-
-def _flat(values: dict[str, dict[str, np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
-    return {(name, metric): v for name, metrics in values.items() for metric, v in metrics.items()}
 
 
 def _nested(flat: Mapping[tuple[str, str], ValueT], names: Iterable[str]) -> dict[str, dict[str, ValueT]]:

@@ -47,14 +47,14 @@ def evaluate_export(
     catalogue = read_catalogue(model_dir)
     simulation = data.source.simulation
     return evaluation.evaluate(
-        SavedModel(model_dir).rank,
+        SavedModel(model_dir),
         examples.read_sessions(examples_dir, schema.TEST),
         examples.read_sessions(examples_dir, schema.TRAIN),
         catalogue,
         settings.resamples,
         seed,
         {"bayes_optimal": BayesBaseline(simulation, catalogue)} if simulation else None,
-        SavedModel(baseline_dir).rank if baseline_dir else None,
+        SavedModel(baseline_dir) if baseline_dir else None,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from fp_tfrs.blessing import judge
 from fp_tfrs.errors import RunError
 from fp_tfrs.evaluation import Report, evaluate, format_table
+from fp_tfrs.saved_model import Recommendations
 from fp_tfrs.sessions import Session
 
 CATALOGUE = [f"i{n}" for n in range(40)]
@@ -41,8 +42,20 @@ def worse_model(item_id, is_false_positive, target, *context):
     return np.where(np.random.default_rng(len(item_id)).random(len(ranks)) < 1 / 30, 40, ranks)
 
 
-def run(rank_fn=plain_model, test=TEST, **options):
-    return evaluate(rank_fn, test, TRAIN, CATALOGUE, 200, 5, **options)
+class Model:
+    """A rank function as a model; its lists are the whole catalogue, the number after the last event's first."""
+
+    def __init__(self, rank_fn):
+        self.rank = rank_fn
+
+    def recommend(self, item_id, is_false_positive, user_id, history_item_id):
+        rotated = [CATALOGUE[(int(s[-1][1:]) + 1) % 40 :] + CATALOGUE[: (int(s[-1][1:]) + 1) % 40] for s in item_id]
+        return Recommendations(rotated, np.tile(-np.arange(40.0), (len(item_id), 1)), ["v"] * len(item_id))
+
+
+def run(rank_fn=plain_model, test=TEST, last_blessed_rank_fn=None, **options):
+    last = last_blessed_rank_fn and Model(last_blessed_rank_fn)
+    return evaluate(Model(rank_fn), test, TRAIN, CATALOGUE, 200, 5, last_blessed=last, **options)
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +103,85 @@ def test_model_figures_equal_plain_averages(report):
 def test_intervals_hold_their_values_and_slices_sum_up(report):
     figures = [f for metrics in report.metrics.values() for f in metrics.values()]
     figures += [f for slices in report.slices.values() for metrics in slices.values() for f in metrics.values()]
-    assert all(0 <= f.low <= f.value <= f.high <= 1 for f in figures)
+    assert all(f.low <= f.value <= f.high for f in figures)
+    shares = [
+        f for m in report.metrics.values() for name, f in m.items() if name[:5] not in ("delta", "rank_", "arp@2")
+    ]
+    assert all(0 <= f.value <= 1 for f in shares)
     for slices in report.slices.values():
         for metric in ("mrr@20", "fp_hr@20"):
             whole = report.metrics["model"][metric]
             assert sum(s[metric].targets for s in slices.values()) == whole.targets
             mean = sum(s[metric].targets * s[metric].value for s in slices.values()) / whole.targets
             assert mean == pytest.approx(whole.value)
+
+
+def test_kept_minus_abandoned_and_the_gap_between_them(report):
+    kept, abandoned, gaps = [], [], []
+    for s in TEST:
+        of_session = [
+            (plain_model([t.item_id[:p]], None, [t.item_id[p]], [""], [()])[0], t.is_false_positive[p])
+            for t, p, _ in expected_targets()
+            if t is s
+        ]
+        for n, (rank, is_fp) in enumerate(of_session):
+            (abandoned if is_fp else kept).append(rank)
+            later = [other for other, is_other_fp in of_session[n:] if not is_other_fp]
+            if is_fp and later:
+                gaps.append(rank - later[0])
+    kept, abandoned = np.array(kept), np.array(abandoned)
+    metrics = report.metrics["model"]
+    for k in (5, 10, 20, 50, 100):
+        assert metrics[f"delta_hr@{k}"].value == pytest.approx((kept <= k).mean() - (abandoned <= k).mean())
+        gain = [np.where(ranks <= k, 1 / np.log2(ranks + 1), 0).mean() for ranks in (kept, abandoned)]
+        assert metrics[f"delta_ndcg@{k}"].value == pytest.approx(gain[0] - gain[1])
+    assert metrics["delta_hr@5"].targets == len(kept) + len(abandoned)
+    assert metrics["rank_gap"].value == pytest.approx(np.mean(gaps))
+    assert metrics["rank_gap"].targets == len(gaps) < len(abandoned)
+
+
+def test_the_gap_of_an_unknown_item_is_to_the_end_of_the_catalogue():
+    report = run(last_blessed_rank_fn=lambda item_id, flags, target, *_: np.zeros(len(target), np.int64))
+    assert report.metrics["last_blessed"]["rank_gap"].value == 0
+
+
+def test_repeats_are_what_repeat_last_hits(report):
+    repeats = {name: figures["hr@5"].targets for name, figures in report.slices["target_repeat"].items()}
+    repeat_last = report.metrics["repeat_last"]["hr@5"]
+    assert repeats["previous"] / repeat_last.targets == pytest.approx(repeat_last.value)
+    assert report.coverage["repeat_last"] < report.coverage["model"] == 1
+    n_new = n_abandoned = 0
+    for s, position, _ in expected_targets():
+        kept = [i for i, is_fp in zip(s.item_id[:position], s.is_false_positive[:position], strict=True) if not is_fp]
+        n_new += not s.is_false_positive[position] and s.item_id[position] not in kept
+        n_abandoned += not s.is_false_positive[position] and 2 <= sum(s.is_false_positive[:position]) <= 4
+    assert repeats["new"] == n_new
+    assert report.slices["abandoned_before"]["2-4"]["hr@20"].targets == n_abandoned
+
+
+def test_p_values_agree_with_intervals_and_are_corrected_as_one_table(report):
+    table = [d for differences in report.differences.values() for d in differences.values()]
+    assert len(table) == 15
+    assert sum((d.p < 0.05) != (d.low > 0 or d.high < 0) for d in table) <= 1
+    smallest = min(d.p for d in table)
+    assert smallest == pytest.approx(2 / 201)
+    assert all(d.p_holm == pytest.approx(min(1, 15 * 2 / 201)) for d in table if d.p == smallest)
+    assert all(d.p_holm >= d.p for d in table)
+
+
+def test_a_model_that_serves_short_lists_has_no_list_figures():
+    model = Model(plain_model)
+    whole = model.recommend
+    model.recommend = lambda *sessions: whole(*sessions)._replace(
+        item_id=[items[:10] for items in whole(*sessions).item_id], score=whole(*sessions).score[:, :10]
+    )
+    report = evaluate(model, TEST, TRAIN, CATALOGUE, 100, 5)
+    metrics = report.metrics
+    assert report.coverage["model"] is None and report.coverage["markov"] is not None
+    for name in ("set_hr@50", "set_recall@50", "set_f1@50", "arp@20", "head_share@20"):
+        assert metrics["model"][name].value is None
+        assert metrics["markov"][name].value is not None
+    assert metrics["model"]["hr@20"].value is not None
 
 
 def test_head_is_the_items_of_80_percent_of_training(report):
@@ -126,9 +211,9 @@ def test_all_rankers_are_there_and_compared(report):
         "s_knn",
         "v_sknn",
     ]
-    assert set(report.differences) == {"last_blessed", "popularity", "markov"}
+    assert set(report.differences) == {"last_blessed", "popularity", "markov", "s_knn", "v_sknn"}
     for name, differences in report.differences.items():
-        for metric in ("hr@20", "mrr@20"):
+        for metric in ("hr@20", "mrr@20", "fp_hr@20"):
             expected = report.metrics["model"][metric].value - report.metrics[name][metric].value
             assert differences[metric].difference == pytest.approx(expected)
             assert differences[metric].low <= expected <= differences[metric].high
@@ -150,7 +235,7 @@ def test_worse_model_is_refused_and_the_same_model_is_not():
 def test_figures_do_not_depend_on_the_order_of_sessions(monkeypatch, report):
     assert run(test=TEST[::-1], last_blessed_rank_fn=worse_model).to_json() == report.to_json()
     plain = run()
-    monkeypatch.setattr("fp_tfrs.evaluation.ROWS_PER_CALL", 7)
+    monkeypatch.setattr("fp_tfrs.answers.ROWS_PER_CALL", 7)
     assert run() == plain
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from fp_tfrs.errors import InputError
 from fp_tfrs.sessions import Session
-from fp_tfrs.targets import list_targets
+from fp_tfrs.targets import list_targets, next_kept
 
 
 def session(name, items, fp=""):
@@ -27,6 +27,23 @@ def test_targets_are_known_items_after_a_kept_known_item():
         ("1", 4, "a", False, 2),
     ]
     assert (targets.candidates, targets.unseen, targets.without_input) == (4, 1, 0)
+
+
+def test_what_the_session_knew_before_a_target():
+    targets = list_targets([session("1", "abxaacba", fp="25")], "abc")
+    assert "".join("abc"[c] for c in targets.column) == "baacba"  # the "c" was abandoned
+    assert targets.n_inputs.tolist() == [1, 2, 3, 4, 4, 5]
+    assert targets.n_abandoned.tolist() == [0, 1, 1, 1, 2, 2]
+    assert targets.kept_ago.tolist() == [0, 2, 1, 0, 3, 2]
+
+
+def test_next_kept_target_is_of_the_session_and_the_same_moment():
+    targets = list_targets([session("0", "acbxcabc", fp="1267"), session("1", "aba", fp="2")], "abc")
+    assert targets.session.tolist() == [0] * 6 + [1] * 2
+    assert targets.position.tolist() == [1, 2, 4, 5, 6, 7, 1, 2]
+    following = next_kept(targets)
+    assert following.tolist() == [2, 2, 3, -1, -1, -1, -1, -1]
+    assert (targets.n_inputs[following[:2]] == targets.n_inputs[:2]).all()
 
 
 def test_every_kept_event_after_the_first_is_accounted_for():
