@@ -302,7 +302,7 @@ def test_beam_makes_the_same_rows(tmp_path, by_name, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "movietwetings"}, "no data set 'movietwetings'; there are: diginetica, ebnerd"),
+        ({"name": "movietwetings"}, "no data set 'movietwetings'; there are: amazon_reviews, diginetica"),
         ({"name": "kuairand", "config": "2k"}, "config.*2k.*not found"),
         ({"manual_dir": "/nonexistent"}, r"(?s)/nonexistent has no ratings.dat.*github.com/sidooms"),
         ({"manual_dir": "$NO_SUCH_DIR/x"}, r"\$NO_SUCH_DIR/x uses a variable that is not set"),

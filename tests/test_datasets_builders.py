@@ -11,11 +11,17 @@ import tensorflow_datasets as tfds
 from dataset_files import DUMMY_DATA, write_ebnerd, write_sequences
 
 from fp_tfrs import datasets
+from fp_tfrs.datasets.amazon_reviews import AmazonReviews
 from fp_tfrs.datasets.diginetica import Diginetica
 from fp_tfrs.datasets.ebnerd import Ebnerd
 from fp_tfrs.datasets.globo import Globo
 from fp_tfrs.datasets.kuairand import Kuairand
+from fp_tfrs.datasets.lastfm1k import Lastfm1k
+from fp_tfrs.datasets.mind import Mind
+from fp_tfrs.datasets.movielens_ratings import MovielensRatings
 from fp_tfrs.datasets.movietweetings import Movietweetings
+from fp_tfrs.datasets.retailrocket import Retailrocket
+from fp_tfrs.datasets.spotify_mssd import SpotifyMssd
 from fp_tfrs.datasets.yoochoose import Yoochoose
 
 
@@ -68,6 +74,36 @@ class TestDiginetica(WithDummyData, tfds.testing.DatasetBuilderTestCase):
     WRITE = staticmethod(write_sequences)
 
 
+class TestAmazonReviews(WithDummyData, tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = AmazonReviews
+    SPLITS: ClassVar = {"events": 2}
+
+
+class TestLastfm1k(WithDummyData, tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = Lastfm1k
+    SPLITS: ClassVar = {"events": 4}
+
+
+class TestMind(WithDummyData, tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = Mind
+    SPLITS: ClassVar = {"events": 4}
+
+
+class TestMovielensRatings(WithDummyData, tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = MovielensRatings
+    SPLITS: ClassVar = {"events": 2}
+
+
+class TestRetailrocket(WithDummyData, tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = Retailrocket
+    SPLITS: ClassVar = {"events": 3}
+
+
+class TestSpotifyMssd(WithDummyData, tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = SpotifyMssd
+    SPLITS: ClassVar = {"events": 3}
+
+
 def test_the_list_of_names_has_every_builder():
     folder = Path(datasets.__file__).parent
     with_builder = {path.stem for path in folder.glob("*.py") if "(EventLogBuilder):" in path.read_text()}
@@ -82,4 +118,5 @@ def test_every_data_set_says_what_it_is_and_what_is_fetched_has_a_checksum(name)
     assert about.description and about.license and about.homepage.startswith("https://")
     assert "manual_dir" in builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     assert {"item_id", "timestamp_ms"} <= set(builder.FEATURES)
-    assert about.url is None or about.url in builder.url_infos
+    urls = {builder(config=config).url for config in builder.builder_configs or [None]} - {None}
+    assert urls <= set(builder.url_infos)

@@ -27,11 +27,17 @@ or, without a run: `tfds build fp_tfrs/datasets/kuairand.py --config pure --manu
 
 SPLIT = "events"
 NAMES = (
+    "amazon_reviews",
     "diginetica",
     "ebnerd",
     "globo",
     "kuairand",
+    "lastfm1k",
+    "mind",
+    "movielens_ratings",
     "movietweetings",
+    "retailrocket",
+    "spotify_mssd",
     "yoochoose",
 )
 """The data sets: each is a module here and a TFDS name."""

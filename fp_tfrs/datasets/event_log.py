@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import glob
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ class EventLogBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
     ABOUT: ClassVar[About]
     FEATURES: ClassVar[Mapping[str, Any]]
 
+    @property
+    def url(self) -> str | None:
+        """The file that is fetched where the user gives no folder; None: none is."""
+        return self.ABOUT.url
+
     @abc.abstractmethod
     def find_parts(self, folder: str) -> list[tuple[PartReader, Part]]:
         """The parts of the published files in `folder`, each with the function that makes its events.
@@ -101,12 +107,12 @@ class EventLogBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
 
     def _folder(self, dl_manager: tfds.download.DownloadManager) -> Any:
         """The user's folder if it has files, else what is fetched: a folder, or the one file."""
-        if self.ABOUT.url is None:
+        if self.url is None:
             return dl_manager.manual_dir
         try:
             return dl_manager.manual_dir
         except AssertionError:  # TFDS': there is no such folder, or nothing in it
-            return dl_manager.download_and_extract(self.ABOUT.url)
+            return dl_manager.download_and_extract(self.url)
 
 
 def _number_events(read: PartReader, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -146,3 +152,16 @@ def find_file(folder: str, *names: str) -> str:
             if os.path.isfile(path := os.path.join(place, name)):
                 return path
     raise InputError(f"{folder} has no {' or '.join(names)}; put it there (see the data set's instructions)")
+
+
+def find_files(folder: str, pattern: str) -> list[str]:
+    """All files of `folder`, and of the folders in it, whose name fits the glob `pattern`, sorted.
+
+    Raises:
+      InputError: there is none.
+    """
+    place = glob.escape(folder)
+    found = sorted([*glob.glob(os.path.join(place, pattern)), *glob.glob(os.path.join(place, "*", pattern))])
+    if not found:
+        raise InputError(f"{folder} has no {pattern}; put it there (see the data set's instructions)")
+    return found

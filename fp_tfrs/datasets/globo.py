@@ -7,19 +7,16 @@ of the columns. The columns that say where and on what device a user read are le
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fp_tfrs.datasets.event_log import About, EventLogBuilder, Part, PartReader, find_file
+from fp_tfrs.datasets.event_log import About, EventLogBuilder, Part, PartReader, find_file, find_files
 from fp_tfrs.datasets.raw_files import TablePart, TextPart, read_table, read_text, table_parts, text_parts
 
 _COLUMNS = ("user_id", "session_id", "click_article_id", "click_timestamp")
-_FIRST_HOUR = "clicks_hour_000.csv"
 _REPACKED = "clicks.parquet"
 
 
@@ -54,11 +51,11 @@ class Globo(EventLogBuilder):
     }
 
     def find_parts(self, folder: str) -> list[tuple[PartReader, Part]]:
-        first = find_file(folder, _FIRST_HOUR, _REPACKED)
-        if first.endswith(_REPACKED):
-            return [(_read_repacked, part) for part in table_parts(first)]
-        files = sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(first)), "clicks_hour_*.csv")))
-        return [(_read_hour, part) for file in files for part in text_parts(file, ",")]
+        if find_file(folder, "clicks_hour_000.csv", _REPACKED).endswith(_REPACKED):
+            return [(_read_repacked, part) for part in table_parts(find_file(folder, _REPACKED))]
+        return [
+            (_read_hour, part) for file in find_files(folder, "clicks_hour_*.csv") for part in text_parts(file, ",")
+        ]
 
 
 def _read_hour(part: TextPart) -> Iterator[dict[str, Any]]:

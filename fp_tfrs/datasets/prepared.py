@@ -46,7 +46,7 @@ def prepare(source: SourceConfig) -> list[str]:
             raw_files = builder.raw_files(folder) if folder else None
         except InputError as error:
             raise InputError(f"{error}\n{builder.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()}") from error
-        if raw_files is None and not builder.is_prepared() and builder.ABOUT.url is None:
+        if raw_files is None and not builder.is_prepared() and builder.url is None:
             instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()
             raise InputError(
                 f"data.source.manual_dir: {source.name} is not fetched for you; name a folder. {instructions}"

@@ -98,7 +98,7 @@ def read_text(part: TextPart, columns: Sequence[str]) -> Iterator[dict[str, str]
 
 
 def _split(line: str, separator: str) -> list[str]:
-    if '"' in line and len(separator) == 1:
+    if '"' in line and separator in (",", ";"):  # others are written without quoting
         return next(csv.reader([line], delimiter=separator))
     return line.split(separator)
 
