@@ -83,7 +83,7 @@ def test_spotify(tmp_path):
     ],
 )
 def test_amazon(tmp_path, config, second):
-    assert events_of("amazon_reviews", config, tmp_path)[1] == second | {"rating": 2.0 if "2018" in config else 1.0}
+    assert events_of("amazon_reviews", config, tmp_path)[1] == second | {"rating": 1.0}
 
 
 def test_an_amazon_folder_without_the_config_s_files_is_refused(tmp_path):
