@@ -22,6 +22,7 @@ from fp_tfrs.datasets.movielens_ratings import MovielensRatings
 from fp_tfrs.datasets.movietweetings import Movietweetings
 from fp_tfrs.datasets.retailrocket import Retailrocket
 from fp_tfrs.datasets.spotify_mssd import SpotifyMssd
+from fp_tfrs.datasets.thirty_music import ThirtyMusic
 from fp_tfrs.datasets.yoochoose import Yoochoose
 
 
@@ -101,6 +102,11 @@ class TestRetailrocket(WithDummyData, tfds.testing.DatasetBuilderTestCase):
 
 class TestSpotifyMssd(WithDummyData, tfds.testing.DatasetBuilderTestCase):
     DATASET_CLASS = SpotifyMssd
+    SPLITS: ClassVar = {"events": 3}
+
+
+class TestThirtyMusic(WithDummyData, tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = ThirtyMusic
     SPLITS: ClassVar = {"events": 3}
 
 

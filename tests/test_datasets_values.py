@@ -92,3 +92,24 @@ def test_an_amazon_folder_without_the_config_s_files_is_refused(tmp_path):
         events_of("amazon_reviews", "ratings_2018", tmp_path, tmp_path)
     with pytest.raises(InputError, match=r"has no \*_5.json"):
         events_of("amazon_reviews", "five_core", tmp_path, tmp_path)
+
+
+def test_thirty_music(tmp_path):
+    first, second, other = events_of("thirty_music", None, tmp_path)
+    assert first == {
+        "user_id": "44361",
+        "session_id": "287144",
+        "item_id": "4698874",
+        "timestamp_ms": 1_390_231_051_000,
+        "playtime": 20.0,
+        "playratio": 0.08,
+        "action": "skip",
+    }
+    assert second["timestamp_ms"] == first["timestamp_ms"] + 20_000 and second["playratio"] == 1.0
+    assert other["user_id"] == "44362" and math.isnan(other["playratio"])
+
+
+def test_a_session_without_a_user_is_broken_not_skipped(tmp_path):
+    (tmp_path / "sessions.idomaar").write_text('event.session\t1\t2\t{} {"subjects":[],"objects":[]}\n')
+    with pytest.raises(ValueError, match="session 1 has no user"):
+        events_of("thirty_music", None, tmp_path, tmp_path)

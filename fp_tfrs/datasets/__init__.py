@@ -38,6 +38,7 @@ NAMES = (
     "movietweetings",
     "retailrocket",
     "spotify_mssd",
+    "thirty_music",
     "yoochoose",
 )
 """The data sets: each is a module here and a TFDS name."""
