@@ -28,7 +28,8 @@ def blocks(language, text=README):
 def merged(base, changes):
     both = dict(base)
     for key, value in changes.items():
-        is_section = isinstance(value, dict) and isinstance(base.get(key), dict)
+        # A source is written whole: its fields depend on its format.
+        is_section = isinstance(value, dict) and isinstance(base.get(key), dict) and key != "source"
         both[key] = merged(base[key], value) if is_section else value
     return both
 
