@@ -30,7 +30,6 @@ class WithDummyData:
     """Gives TFDS' test the text files of dummy_data/ and the Parquet files that `WRITE` makes."""
 
     WRITE = staticmethod(lambda folder: None)
-    test_session = None  # TensorFlow's, a deprecated context manager that its name makes a test
 
     @classmethod
     def setUpClass(cls):
