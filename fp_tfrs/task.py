@@ -44,7 +44,7 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
 
     def __init__(self, config: ModelConfig, n_items: int, seed: int, **kwargs):
         super().__init__(**kwargs)
-        self._loss_config, self._config = config.loss, config
+        self._loss_config = config.loss
         method = resolve(config)
         self._term = method.term
         self.gate: AdaptiveGate | None = None
