@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
@@ -14,12 +14,28 @@ import yaml
 from fp_tfrs.config import RuleConfig, RunConfig, Section
 from fp_tfrs.errors import InputError
 
+SectionT = TypeVar("SectionT", bound=Section)
+
 
 def load(path: str) -> RunConfig:
-    """Reads a run's YAML file.
+    """Reads a run's YAML file; raises as `load_section`."""
+    return load_section(path, RunConfig)
+
+
+def load_section(path: str, kind: type[SectionT]) -> SectionT:
+    """Reads a YAML file that holds one section.
 
     Raises:
         InputError: the file is missing, no YAML, or has an unknown key or a bad value; names it and the remedy.
+    """
+    return parse_values(read_values(path), f"config {path}", kind)
+
+
+def read_values(path: str) -> dict[str, Any]:
+    """A YAML file as it is.
+
+    Raises:
+        InputError: the file is missing, no YAML, or no mapping.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -30,16 +46,25 @@ def load(path: str) -> RunConfig:
         raise InputError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"config {path} is empty or not a mapping; see configs/quickstart.yaml for one")
+    return values
+
+
+def parse_values(values: dict[str, Any], where: str, kind: type[SectionT]) -> SectionT:
+    """What a file holds as typed configuration; `where` heads the message.
+
+    Raises:
+        InputError: an unknown key or a bad value; names it and the remedy.
+    """
     try:
-        return RunConfig.model_validate(values)
+        return kind.model_validate(values)
     except pydantic.ValidationError as error:
-        raise InputError(f"config {path}: {_one_line(error)}") from None
+        raise InputError(f"{where}: {_one_line(error, kind)}") from None
 
 
-def _one_line(error: pydantic.ValidationError) -> str:
+def _one_line(error: pydantic.ValidationError, kind: type[Section]) -> str:
     """The first problem as `path: what is wrong`, with the nearest valid key for an unknown one."""
     problem = error.errors()[0]
-    where, siblings = _locate(problem["loc"])
+    where, siblings = _locate(problem["loc"], kind)
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(problem["loc"][-1]), siblings, 1, 0.0)[0]
         return f"unknown key {where!r}; the nearest valid key is {near!r}"
@@ -52,10 +77,9 @@ def _one_line(error: pydantic.ValidationError) -> str:
     return f"{where} = {problem['input']!r}: {message}"
 
 
-def _locate(location: tuple[int | str, ...]) -> tuple[str, list[str]]:
+def _locate(location: tuple[int | str, ...], section: type[Section]) -> tuple[str, list[str]]:
     """A validation error's place as the path in the file, and the keys that are valid there."""
-    path, keys = [], list(RunConfig.model_fields)
-    section: type[Section] = RunConfig
+    path, keys = [], list(section.model_fields)
     choices: dict[str, type[Section]] = {}
     for part in location:
         if part in choices:  # pydantic names the chosen section, the file does not

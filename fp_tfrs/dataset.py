@@ -116,14 +116,13 @@ def ranking_batches(table: SessionTable, config: ModelConfig, batch_size: int) -
         InputError: no session has a kept target.
     """
     method = resolve(config)
-    is_target = _before(table, ~table.is_false_positive) > 0
+    is_target = is_ranked(table)
     if not (is_target & ~table.is_false_positive).any():
         raise InputError(
             f"none of {len(table.length)} sessions has two kept events in the catalogue, so there is nothing to rank; "
             "lower data.min_item_support, or give more events"
         )
-    rows = np.flatnonzero(table.count(is_target)).astype(np.int32)
-    rows = rows[np.argsort(table.length[rows], kind="stable")]
+    rows = ranked_sessions(table)
     item_index, is_false_positive = table.ragged(table.item_index, table.is_false_positive)
     context = _Context(table, config)
 
@@ -138,6 +137,17 @@ def ranking_batches(table: SessionTable, config: ModelConfig, batch_size: int) -
 
     steps = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
     return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def is_ranked(table: SessionTable) -> np.ndarray:
+    """<bool>[all events] the targets of `ranking_batches`: events with a kept one before them in their session."""
+    return _before(table, ~table.is_false_positive) > 0
+
+
+def ranked_sessions(table: SessionTable) -> np.ndarray:
+    """<int32>[S'] rows of the table in the order of `ranking_batches`; each session's targets stay together, in order."""
+    rows = np.flatnonzero(table.count(is_ranked(table))).astype(np.int32)
+    return rows[np.argsort(table.length[rows], kind="stable")]
 
 
 def _judge_clicks(table: SessionTable, config: ModelConfig) -> tuple[SessionTable, np.ndarray | None]:

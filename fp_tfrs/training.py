@@ -21,14 +21,14 @@ import tensorflow as tf
 
 from fp_tfrs import schema
 from fp_tfrs.config import RunConfig, dump
-from fp_tfrs.dataset import TrainingBatches, ranking_batches
+from fp_tfrs.dataset import TrainingBatches
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.lazy_adam import LazyAdam
-from fp_tfrs.metrics import count_ranks, metric_matrix
+from fp_tfrs.metrics import metric_matrix
 from fp_tfrs.model import SessionModel
+from fp_tfrs.ranking import TargetRanking
 from fp_tfrs.session_table import SessionTable
 
-_RANK_CHUNK_SIZE = 4096  # items: at most 100 MiB of scores for 128 sessions of 50 targets
 _OFF_GATE_MEAN = 0.05
 _OFF_HINGE_SHARE = 0.01
 
@@ -102,7 +102,7 @@ def _run_epochs(
     for table in (train_table, valid_table):
         _check_vocabulary(table, n_items)
     batches = TrainingBatches(train_table, config.model, training, config.seed)
-    validate = _Validation(model, ranking_batches(valid_table, config.model, training.batch_size))
+    validate = _Validation(model, valid_table, config)
     on_line(
         f"training {config.model.method} on {batches.n_targets:,} targets in {batches.n_sessions:,} sessions, {n_items:,} items"
     )
@@ -139,30 +139,19 @@ def _check_vocabulary(table: SessionTable, n_items: int) -> None:
 
 
 class _Validation:
-    """Ranks every validation target in the whole catalogue; compiled once."""
+    """Ranks every validation target in the whole catalogue."""
 
-    def __init__(self, model: SessionModel, batches: tf.data.Dataset):
-        self._model, self._batches = model, batches.cache()
-        spec = tf.TensorSpec([None, model.candidate_dim], tf.float32)
-        self._rank = tf.function(self._rank_batch, input_signature=[batches.element_spec, spec])
+    def __init__(self, model: SessionModel, table: SessionTable, config: RunConfig):
+        self._ranking = TargetRanking(model, table, config.model, config.training.batch_size)
 
     def __call__(self) -> Record:
-        candidates = self._model.candidates()
-        ranked = [self._rank(batch, candidates) for batch in self._batches]
-        rank, is_fp = (np.concatenate([pair[k].numpy() for pair in ranked]) for k in (0, 1))
+        rank, is_fp = self._ranking.ranks(), self._ranking.is_false_positive
         kept, abandoned = metric_matrix(rank[~is_fp]), metric_matrix(rank[is_fp])
         return {
             "val_mrr@20": float(kept["mrr@20"].mean()),
             "val_hr@20": float(kept["hr@20"].mean()),
             "val_fp_hr@20": float(abandoned["hr@20"].mean()) if is_fp.any() else None,
         }
-
-    def _rank_batch(self, batch: dict[str, tf.Tensor], candidates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        queries = self._model.target_queries(batch)
-        is_target = batch[schema.TARGET_INDEX] != schema.PAD_INDEX
-        column = batch[schema.TARGET_INDEX][is_target] - schema.FIRST_ITEM_INDEX
-        rank = count_ranks(queries[is_target], candidates, column, _RANK_CHUNK_SIZE, self._model.penalty)
-        return rank, batch[schema.TARGET_IS_FP][is_target]
 
 
 class _StopAtNaN(tf.keras.callbacks.Callback):

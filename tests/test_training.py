@@ -180,7 +180,7 @@ def test_a_run_stops_early_and_returns_the_best_epoch(data, tmp_path):
     values = iter([0.2, 0.4, 0.3, 0.4, 0.9])
 
     class Validation:
-        def __init__(self, model, batches):
+        def __init__(self, model, table, config):
             self._model = model
 
         def __call__(self):

@@ -1,0 +1,186 @@
+"""An experiment's YAML file → `Experiment`: its cells, and what each of them may try.
+
+In: a file of `configs/experiments/`. Out: the typed plan; its cells, one for each data set, tower and method; and for each
+cell the runs that tuning tries. A run is a whole `RunConfig`, as `fp-tfrs run` takes it: the data set's own config file in
+which the plan has set values by their dotted paths, such as `model.loss.margin`.
+
+Equal budgets: a cell tries `trials` settings, or all there are if these are fewer. What all methods search (the common
+part and the tower's) is drawn in the same order for every method; what a method alone searches is drawn beside it. The
+first values of all lists make the first trial.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pydantic
+from sklearn.model_selection import ParameterGrid
+
+from fp_tfrs import config_file
+from fp_tfrs.config import RunConfig, Section, dump, fingerprint
+from fp_tfrs.config.section import field
+from fp_tfrs.errors import InputError
+
+Settings = dict[str, Any]  # dotted path in a RunConfig → value
+Space = dict[str, tuple[Any, ...]]  # dotted path → the values to choose from
+
+
+class DataSetPlan(Section):
+    """A log that every method is tried on."""
+
+    config: str = field(
+        ..., "the run's YAML file that says how it is read, cut and split; beside the experiment's file"
+    )
+    set: Settings = field({}, "values of that file to replace, by dotted path")
+
+
+class ChoicePlan(Section):
+    """A tower or a method."""
+
+    set: Settings = field({}, "values of the run to replace, by dotted path under model or training")
+    search: Space = field({}, "dotted path → values that tuning chooses from")
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> ChoicePlan:
+        for path in (*self.set, *self.search):
+            if not path.startswith(("model.", "training.")):
+                raise ValueError(f"{path!r} is not under model or training; all methods must see the same data")
+        if empty := [path for path, values in self.search.items() if not values]:
+            raise ValueError(f"search of {empty[0]!r} has no values")
+        return self
+
+
+class Experiment(Section):
+    """The whole file."""
+
+    name: str = field(..., "folder of its results", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    title: str = field(..., "what it asks; heads its report")
+    seeds: tuple[int, ...] = field(
+        (1, 2, 3, 4, 5), "trainings of the chosen settings", "method.md 9: at least 5", min_length=1
+    )
+    trials: int = field(6, "settings that each cell tries on the validation split, with the first seed", ge=1)
+    data_sets: dict[str, DataSetPlan] = field(..., "by name", min_length=1)
+    towers: dict[str, ChoicePlan] = field(..., "by name", min_length=1)
+    methods: dict[str, ChoicePlan] = field(..., "by name; the tables have them in this order", min_length=1)
+    search: Space = field({}, "what every cell searches: dotted path → values")
+    sweep: Space = field(
+        {}, "dotted path → values: every method once with each value of each path, the others as they are"
+    )
+    against: tuple[str, ...] = field((), "methods that all others are tested against; default: the first")
+    resamples: int = field(10_000, "bootstrap resamples of the sessions", ge=100)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Experiment:
+        if unknown := [name for name in self.against if name not in self.methods]:
+            raise ValueError(f"against has no method {unknown[0]!r}; methods are {', '.join(self.methods)}")
+        if len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} has one twice")
+        ChoicePlan(search={**self.search, **self.sweep})
+        return self
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The methods that the others are tested against."""
+        return self.against or tuple(self.methods)[:1]
+
+
+class Cell(NamedTuple):
+    """One place of the grid. With a sweep, a method is many cells: one for each (swept, value)."""
+
+    data_set: str
+    tower: str
+    method: str
+    swept: str = ""  # dotted path; "" = not of a sweep
+    value: Any = None
+
+    def __str__(self) -> str:
+        sweep = f" {self.swept.rsplit('.', 1)[-1]}={self.value}" if self.swept else ""
+        return f"{self.data_set}/{self.tower}/{self.method}{sweep}"
+
+
+class Plan:
+    """An experiment whose data sets' files are read.
+
+    Attributes:
+        experiment: what the file says.
+        path: the file.
+
+    Raises:
+        InputError: a file cannot be read, or no valid run comes out; the message names the file, the cell and the field.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.experiment = config_file.load_section(path, Experiment)
+        folder = os.path.dirname(os.path.abspath(path))
+        self._values = {
+            name: config_file.read_values(os.path.join(folder, plan.config))
+            for name, plan in self.experiment.data_sets.items()
+        }
+        for cell in self.cells():  # whatever is wrong shows now, not after an hour
+            for settings in self.candidates(cell):
+                self.run(cell, settings, self.experiment.seeds[0])
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells: data set by data set, then method by method, so that a stopped experiment has whole rows."""
+        swept = [(path, value) for path, values in self.experiment.sweep.items() for value in values] or [("", None)]
+        for data_set in self.experiment.data_sets:
+            for tower in self.experiment.towers:
+                for method in self.experiment.methods:
+                    for path, value in swept:
+                        yield Cell(data_set, tower, method, path, value)
+
+    def candidates(self, cell: Cell) -> list[Settings]:
+        """The different settings that tuning tries, `trials` at most, in order."""
+        shared = _shuffled({**self.experiment.search, **self.experiment.towers[cell.tower].search}, cell.swept)
+        own = _shuffled(self.experiment.methods[cell.method].search, cell.swept)
+        n_shared, n_own = len(shared), len(own)
+        # Goes through all pairs, each once, both sides changing from one to the next.
+        pairs = ((k % n_shared, (k % n_shared + k // n_shared) % n_own) for k in range(n_shared * n_own))
+        return [{**shared[a], **own[b]} for a, b in itertools.islice(pairs, self.experiment.trials)]
+
+    def run(self, cell: Cell, settings: Settings, seed: int) -> RunConfig:
+        """The run of a cell with these settings."""
+        experiment = self.experiment
+        values = copy.deepcopy(self._values[cell.data_set])
+        sets = (
+            experiment.data_sets[cell.data_set].set,
+            experiment.towers[cell.tower].set,
+            experiment.methods[cell.method].set,
+            {cell.swept: cell.value} if cell.swept else {},
+            settings,
+            {"seed": seed},
+        )
+        for path, value in (pair for assignments in sets for pair in assignments.items()):
+            _assign(values, path, value)
+        return config_file.parse_values(values, f"{self.path}: {cell}", RunConfig)
+
+
+def run_fingerprint(run: RunConfig) -> str:
+    """Names what a training comes to: how a run is judged, served and called makes no difference to it."""
+    return fingerprint(dump(run.data), dump(run.model), dump(run.training), str(run.seed))
+
+
+def _shuffled(space: Mapping[str, tuple[Any, ...]], swept: str) -> list[Settings]:
+    """All combinations but of what is swept: that of the first values first, the others in a fixed random order."""
+    searched = {path: list(values) for path, values in space.items() if path != swept}
+    grid = list(ParameterGrid(searched))
+    first = {path: values[0] for path, values in searched.items()}
+    others = [settings for settings in grid if settings != first]
+    order = np.random.default_rng(len(grid)).permutation(len(others))
+    return [first, *(others[k] for k in order)]
+
+
+def _assign(values: Settings, path: str, value: Any) -> None:
+    *sections, name = path.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"{path!r}: {section!r} is no section but {inner!r}")
+        values = inner
+    values[name] = copy.deepcopy(value)
