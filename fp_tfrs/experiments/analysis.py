@@ -1,0 +1,204 @@
+"""What a trained model shows beside its ranks: its embedding space, its gate, and real sessions with what it recommends.
+
+In: a model, the tables it was trained and is judged on, and the test targets. Out: arrays by name, small enough to lie beside
+the ranks of a run (`results.Run.analysis`), of which the pictures and case studies of a report are made:
+
+    embedding            <float32>[E, D] points of the space in which sessions and items are compared
+    embedding_kind       <int8>[E] SESSION, KEPT or ABANDONED
+    embedding_session    <int64>[E] the session each belongs to, index into `Targets.sessions`
+    gate_weight          <float32>[P] of method fp_adametric: weights of false positives at positions of training sessions
+    gate_similarity      <float32>[P] D(false positive, session)
+    gate_degree          <float32>[P] measured degree of dislike in [0, 1] (`soft_labels.dislike_degree`); NaN = not measured
+    case_row             <int64>[C] rows of the targets, the same for every model; C ≤ CASES
+    case_top             <int64>[C, min(10, V)] columns of the best items before these targets, best first
+
+All are samples that the seed decides, so that models with one seed and data set are looked at through the same sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from fp_tfrs import schema
+from fp_tfrs.config import ModelConfig, RunConfig, TrainingConfig
+from fp_tfrs.dataset import TrainingBatches, is_ranked, ranked_sessions, ranking_batches
+from fp_tfrs.gate import hard_gate
+from fp_tfrs.losses import pairwise_similarity
+from fp_tfrs.model import SessionModel
+from fp_tfrs.scoring import score_items
+from fp_tfrs.session_table import SessionTable
+from fp_tfrs.targets import Targets
+
+SESSION, KEPT, ABANDONED = 0, 1, 2
+CASES = 6
+
+_SESSIONS = 100
+_POINTS = 1_500
+_GATE_PAIRS = 5_000
+_GATE_BATCHES = 16
+_LONGEST_CASE = 12  # events, to be read at a glance
+_TOP = 10
+
+# Sessions of all lengths mixed, in random order: the first batches are a fair sample of the training split.
+_GATE_TRAINING = TrainingConfig(batch_size=128, length_buckets=())
+
+
+def analyse(
+    model: SessionModel,
+    run: RunConfig,
+    train_table: SessionTable,
+    test_table: SessionTable,
+    targets: Targets,
+    catalogue: Sequence[str],
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """The arrays listed above; those of the gate for method fp_adametric only.
+
+    Args:
+        model: as trained by `run`.
+        run: read is its section model.
+        train_table: of the training split; with satisfaction, if degrees of dislike are wanted.
+        test_table: of the sessions of the targets.
+        targets: all test targets.
+        catalogue: V item ids, which the targets' columns number and the answers' columns will.
+        seed: of the samples.
+
+    Raises:
+        ValueError: the targets are not those of test_table, or the model's items not those of the catalogue.
+    """
+    if model.items.embeddings.shape[0] != len(catalogue):
+        raise ValueError(f"the model has {model.items.embeddings.shape[0]} items, the catalogue {len(catalogue)}")
+    event = np.flatnonzero(is_ranked(test_table))
+    if not np.array_equal(test_table.item_index[event] - schema.FIRST_ITEM_INDEX, targets.column):
+        raise ValueError(f"{len(targets.column)} targets are not the {len(event)} of the table; give both of one split")
+    found = _sample_embeddings(model, run.model, test_table, event, targets, seed)
+    if run.model.method == "fp_adametric":
+        found |= _sample_gate(model, run.model, train_table, seed)
+    row = choose_cases(targets, CASES, seed)
+    return found | {"case_row": row, "case_top": _top_items(model, run.model, test_table, event[row])}
+
+
+def choose_cases(targets: Targets, n: int, seed: int) -> np.ndarray:
+    """<int64>[C] at most n rows of the targets to tell as stories, ascending, each of another session.
+
+    Kept items that the session had not kept before, after two kept and one abandoned event at least, in sessions of at
+    most 12 events. A model has no part in the choice.
+    """
+    length = np.array([len(session.item_id) for session in targets.sessions])
+    is_case = ~targets.is_false_positive & (targets.kept_ago == 0)
+    is_case &= (targets.n_abandoned >= 1) & (targets.n_inputs >= 2) & (length[targets.session] <= _LONGEST_CASE)
+    row = np.random.default_rng(seed).permutation(np.flatnonzero(is_case))
+    _, first = np.unique(targets.session[row], return_index=True)
+    return np.sort(row[np.sort(first)[:n]])
+
+
+def _sample_embeddings(
+    model: SessionModel, config: ModelConfig, table: SessionTable, event: np.ndarray, targets: Targets, seed: int
+) -> dict[str, np.ndarray]:
+    """Sessions with both kinds of target, each as it is before its last kept one, and their targets' items."""
+    n_sessions = len(targets.sessions)
+    kind = np.where(targets.is_false_positive, ABANDONED, KEPT)
+    points = np.unique(np.stack([kind, targets.session, targets.column]), axis=1)  # an item once a session and kind
+    of_kind = [np.bincount(points[1, points[0] == k], minlength=n_sessions) for k in (KEPT, ABANDONED)]
+    session = np.random.default_rng(seed).permutation(np.flatnonzero(np.minimum(*of_kind)))[:_SESSIONS]
+    session = np.sort(session[np.cumsum(1 + sum(of_kind)[session]) <= _POINTS])
+    points = points[:, np.isin(points[1], session)]
+    kept = np.flatnonzero(~targets.is_false_positive)
+    last_kept = kept[np.searchsorted(targets.session[kept], session, side="right") - 1]
+    embedding = [_scored_items(model, config).numpy()[points[2]]]
+    if len(session):
+        batch = _batch_before(table, config, event[last_kept])
+        at_target = tf.gather(model.session_embeddings(batch), batch[schema.TARGET_POSITION], batch_dims=1)
+        embedding.insert(0, at_target[:, 0].numpy())
+    return {
+        "embedding": np.concatenate(embedding),
+        "embedding_kind": np.concatenate([np.full(len(session), SESSION), points[0]]).astype(np.int8),
+        "embedding_session": np.concatenate([session, points[1]]),
+    }
+
+
+def _sample_gate(model: SessionModel, config: ModelConfig, table: SessionTable, seed: int) -> dict[str, np.ndarray]:
+    """Pairs of a training target and one of its false positives, as the loss sees them but without dropout."""
+    loss = config.loss
+    # What a supervised gate learns from comes with its batches; they are otherwise the same.
+    supervised = loss.model_copy(update={"gate": "sigmoid", "gate_gradient": "supervised"})
+    asked = config if table.satisfaction is None else config.model_copy(update={"loss": supervised})
+    items = tf.pad(_scored_items(model, config), [[schema.FIRST_ITEM_INDEX, 0], [0, 0]])
+    pairs = [np.empty([0, 3], np.float32)]
+    for batch in TrainingBatches(table, asked, _GATE_TRAINING, seed).epoch(0).take(_GATE_BATCHES):
+        sessions = model.session_embeddings(batch)
+        labels, fps = (tf.gather(items, batch[name]) for name in (schema.LABEL, schema.FP_INDEX))
+        if config.concat_items_with_user and model.users is not None and model.concat is not None:
+            user = model.users(batch[schema.USER_INDEX])
+            labels, fps = model.concat(labels, user), model.concat(fps, user)
+        probability, gate = batch[schema.FP_PROBABILITY], model.task.gate
+        if gate is None:
+            weight = hard_gate(sessions, fps, probability, loss)
+        else:
+            weight = gate(sessions, labels, fps, probability)
+        similarity = pairwise_similarity(sessions, fps, loss.similarity)
+        degree = batch.get(schema.FP_DEGREE, tf.constant(np.nan, shape=fps.shape[:2]))
+        degree = tf.broadcast_to(degree[:, tf.newaxis], weight.shape)
+        pairs.append(tf.stack([weight, similarity, degree], -1)[probability > 0].numpy())
+    every = np.concatenate(pairs)
+    chosen = np.random.default_rng(seed).permutation(len(every))[:_GATE_PAIRS]
+    return dict(zip(("gate_weight", "gate_similarity", "gate_degree"), every[chosen].T, strict=True))
+
+
+def _top_items(model: SessionModel, config: ModelConfig, table: SessionTable, event: np.ndarray) -> np.ndarray:
+    """<int64>[C, min(10, V)] columns of the best items before each event <int64>[C]; of equals, the first ones."""
+    candidates = model.candidates()
+    n_best = min(_TOP, candidates.shape[0])
+    if not len(event):
+        return np.empty([0, n_best], np.int64)
+    queries = model.target_queries(_batch_before(table, config, event))[:, 0]
+    best = tf.math.top_k(score_items(queries, candidates, model.penalty), n_best).indices
+    return best.numpy().astype(np.int64)
+
+
+def _scored_items(model: SessionModel, config: ModelConfig) -> tf.Tensor:
+    """<float32>[V, D] what sessions are compared with: the beginning of a candidate, whatever a score has beside."""
+    return model.candidates()[:, : config.tower.embedding_dim]
+
+
+def _batch_before(table: SessionTable, config: ModelConfig, event: np.ndarray) -> Mapping[str, tf.Tensor]:
+    """The ranking batch (`schema.py`) of B ≥ 1 sessions with one target each: event <int64>[B] of the table, a kept one.
+
+    The sessions end with their targets, so nothing that came later is in it.
+    """
+    cut = _cut_sessions(table, event)
+    (batch,) = ranking_batches(cut, config, len(event))
+    back = np.argsort(ranked_sessions(cut))
+    batch = {name: tf.gather(values, back) for name, values in batch.items()}
+    last = tf.math.count_nonzero(batch[schema.TARGET_INDEX], axis=1, keepdims=True, dtype=tf.int32) - 1
+    of_target = {schema.TARGET_INDEX, schema.TARGET_POSITION, schema.TARGET_IS_FP, schema.TARGET_EVENT} & batch.keys()
+    return batch | {name: tf.gather(batch[name], last, batch_dims=1) for name in of_target}
+
+
+def _cut_sessions(table: SessionTable, event: np.ndarray) -> SessionTable:
+    """The table of the sessions of events <int64>[B], each up to and with its event."""
+    row, length = table.row[event], (table.position[event] + 1).astype(np.int32)
+    selected = _runs(event + 1 - length, length)
+    history: dict[str, np.ndarray] = {}
+    if table.history_index is not None and table.history_length is not None:
+        n_past = table.history_length[row]
+        past = _runs((np.cumsum(table.history_length) - table.history_length)[row], n_past)
+        history = {"history_index": table.history_index[past], "history_length": n_past}
+    return SessionTable(
+        session_id=table.session_id[row],
+        user_id=table.user_id[row],
+        start_s=table.start_s[row],
+        length=length,
+        item_index=table.item_index[selected],
+        is_false_positive=table.is_false_positive[selected],
+        user_index=table.user_index[row],
+        **history,
+    )
+
+
+def _runs(first: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """<int64>[sum of lengths] first, first + 1, … of each run, one after the other."""
+    return np.repeat(first - (np.cumsum(length) - length), length) + np.arange(length.sum())
