@@ -127,26 +127,28 @@ def make_run(cell: Cell, seed, data_set: DataSet, has_analysis):
         }
         for epoch in range(N_EPOCHS)
     ]
+    ranks = make_ranks(data_set.targets, typical_rank, rng)
     return Run(
         seed,
         config,
-        make_ranks(data_set.targets, typical_rank, rng),
+        ranks,
         int(np.argmax([record["val_mrr@20"] for record in history])) + 1,
         history,
         1.5 * N_EPOCHS,
-        make_analysis(cell, data_set.targets, rng) if has_analysis else {},
+        make_analysis(cell, data_set.targets, ranks, rng) if has_analysis else {},
     )
 
 
-def make_analysis(cell: Cell, targets: Targets, rng):
-    """Three clouds of embeddings, a gate that follows the degree of dislike, and two cases."""
+def make_analysis(cell: Cell, targets: Targets, ranks, rng):
+    """Three clouds of embeddings, a gate that follows the degree of dislike, and two cases with lists that fit the ranks."""
     kind = rng.integers(0, len(KINDS), 90).astype(np.int8)
     center = rng.normal(size=(len(KINDS), 8))
     is_case = ~targets.is_false_positive & (targets.n_abandoned > 0) & (targets.n_inputs > 1)
     _, first = np.unique(targets.session[is_case], return_index=True)
     case_row = np.flatnonzero(is_case)[first[:2]]
-    case_top = np.stack([rng.permutation(N_ITEMS)[:10] for _ in case_row])
-    case_top[0, 1] = targets.column[case_row[0]]  # a hit
+    case_top = np.stack([rng.permutation(np.delete(np.arange(N_ITEMS), targets.column[row]))[:10] for row in case_row])
+    is_hit = ranks[case_row] <= 10
+    case_top[is_hit, ranks[case_row][is_hit] - 1] = targets.column[case_row[is_hit]]
     analysis = {
         "embedding": (center[kind] + 0.7 * rng.normal(size=(len(kind), 8))).astype(np.float32),
         "embedding_kind": kind,
