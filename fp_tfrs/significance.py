@@ -34,9 +34,13 @@ def p_values(totals: np.ndarray, counts: np.ndarray, resamples: int, seed: int) 
     totals, counts = totals[counts > 0], counts[counts > 0]
     if len(totals) < 2:
         return np.full(totals.shape[1], np.nan)
-    estimates = resampled_ratios(totals, counts, resamples, seed)
+    return p_of_resamples(resampled_ratios(totals, counts, resamples, seed))
+
+
+def p_of_resamples(estimates: np.ndarray) -> np.ndarray:
+    """<float64>[C] p-value of each column of <float64>[R, C] resampled differences."""
     n_beyond = np.minimum((estimates <= 0).sum(axis=0), (estimates >= 0).sum(axis=0))
-    return np.minimum(2 * (1 + n_beyond) / (resamples + 1), 1)
+    return np.minimum(2 * (1 + n_beyond) / (len(estimates) + 1), 1)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
