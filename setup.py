@@ -39,6 +39,7 @@ setup(
         "tensorflow-data-validation>=1.16,<1.17",
         "tensorflow-datasets>=4.9.10,<4.10",
         "tensorflow-metadata>=1.16,<1.17",
+        "tensorflow-model-analysis>=0.47,<0.48",
         "tensorflow-recommenders>=0.7.7,<0.8",
         "tensorflow-serving-api>=2.16,<2.17",
         "tensorflow-transform>=1.16,<1.17",

@@ -1,6 +1,7 @@
-"""RankingEvaluator: exported model × test sessions → ModelEvaluation (metrics.json) and ModelBlessing.
+"""RankingEvaluator: exported model × test sessions → ModelEvaluation (metrics.json), ModelBlessing and ranked targets.
 
-The model is judged through the signatures that will be served, beside the baselines and the last pushed model.
+The model is judged through the signatures that will be served, beside the baselines and the last pushed model. The
+ranks that it got are handed on as Examples, for TFX's own Evaluator to make TFMA's view of them.
 """
 
 import os
@@ -11,7 +12,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils, path_utils
 
-from fp_tfrs import config, judging
+from components import example_files
+from fp_tfrs import config, judging, schema
 
 
 @component
@@ -20,6 +22,7 @@ def RankingEvaluator(
     model: InputArtifact[standard_artifacts.Model],
     evaluation_result: OutputArtifact[standard_artifacts.ModelEvaluation],
     blessing: OutputArtifact[standard_artifacts.ModelBlessing],
+    ranked_targets: OutputArtifact[standard_artifacts.Examples],
     settings: Parameter[str],  # config.EvaluationConfig as JSON
     data: Parameter[str],  # config.DataConfig as JSON
     seed: Parameter[int],
@@ -34,7 +37,9 @@ def RankingEvaluator(
         seed,
         serving_dir,
         os.path.join(evaluation_result.uri, judging.REPORT_FILE),
+        ranked_targets.uri,
     )
+    example_files.describe(ranked_targets, [schema.TEST])
     blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
     if verdict.baseline_dir:

@@ -9,12 +9,11 @@ import os
 import time
 from typing import Any, ClassVar
 
-from tfx.components.example_gen import utils as example_gen_utils
 from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
-from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 from tfx.types.channel import Channel
 
+from components import example_files
 from fp_tfrs import config, manifest, schema, simulate
 from fp_tfrs.preprocess import FUTURE_TOLERANCE_S, preprocess
 
@@ -24,12 +23,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
     def Do(self, input_dict: dict, output_dict: dict, exec_properties: dict[str, Any]) -> None:
         examples = artifact_utils.get_single_instance(output_dict["examples"])
-        examples.split_names = artifact_utils.encode_split_names(list(schema.SPLITS))
-        examples.set_string_custom_property(
-            example_gen_utils.PAYLOAD_FORMAT_PROPERTY_NAME,
-            example_gen_pb2.PayloadFormat.Name(example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE),
-        )
-        examples.set_string_custom_property(example_gen_utils.FILE_FORMAT_PROPERTY_NAME, "tfrecords_gzip")
+        example_files.describe(examples, schema.SPLITS)
         events_dir = exec_properties["events_dir"]
         data = simulate.draw_source(
             config.parse(config.DataConfig, exec_properties["data"]), os.path.join(events_dir, "simulated")

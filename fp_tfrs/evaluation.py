@@ -21,7 +21,7 @@ Coverage@20 is no mean of targets and stands by itself.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -49,6 +49,7 @@ TABLE_METRICS = ("hr@20", "mrr@20", "ndcg@20", "fp_hr@20")
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT")
+OnRanked = Callable[[np.ndarray, Targets, Mapping[str, Mapping[str, np.ndarray]]], None]
 
 
 class Figure(pydantic.BaseModel):
@@ -105,6 +106,7 @@ def evaluate(
     seed: int,
     extra_rankers: Mapping[str, Ranker] | None = None,
     last_blessed: Model | None = None,
+    on_ranked: OnRanked | None = None,
 ) -> Report:
     """Ranks every target by the model, the baselines and whatever else is given, and compares.
 
@@ -117,6 +119,7 @@ def evaluate(
         seed: of the resamples.
         extra_rankers: more rankers over the catalogue by name, such as the Bayes-optimal one of a simulated log.
         last_blessed: the model that is served now; a target that it does not know is its miss.
+        on_ranked: is given the model's <int64>[n] ranks, the targets and their slices, of which its figures are made.
 
     Raises:
         InputError: an item twice in the catalogue, or no target to judge.
@@ -138,6 +141,9 @@ def evaluate(
     for name, ranker in {**learned.rankers, **(extra_rankers or {})}.items():
         answers[name] = ask_ranker(name, ranker, targets, cuts, len(catalogue))
     values.update({name: metric_matrix(answer.ranks) for name, answer in answers.items() if name != MODEL})
+    slices = slice_targets(targets, learned.item_counts)
+    if on_ranked is not None:
+        on_ranked(ranks, targets, slices)
     averages = _Averages(targets, resamples, seed)
     lists = {name: top_lists.list_values(answer.top, cuts, learned.item_counts) for name, answer in answers.items()}
     figures = {
@@ -150,8 +156,8 @@ def evaluate(
         metrics=_nested(figures, answers),
         differences=_differences(values, averages),
         slices={
-            kind: {name: _slice_figures(values[MODEL], chosen, averages) for name, chosen in slices.items()}
-            for kind, slices in slice_targets(targets, learned.item_counts).items()
+            kind: {name: _slice_figures(values[MODEL], chosen, averages) for name, chosen in of_kind.items()}
+            for kind, of_kind in slices.items()
         },
         coverage={name: None if found is None else found.coverage for name, found in lists.items()},
     )

@@ -6,12 +6,13 @@ The model is read through its signatures alone, so a pushed model is judged by w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 
-from fp_tfrs import blessing, evaluation, examples, schema
+from fp_tfrs import blessing, evaluation, examples, ranked_targets, schema
 from fp_tfrs.bayes import BayesBaseline
 from fp_tfrs.config import DataConfig, EvaluationConfig
-from fp_tfrs.evaluation import Report
+from fp_tfrs.evaluation import OnRanked, Report
 from fp_tfrs.saved_model import SavedModel, list_versions, read_catalogue
 
 REPORT_FILE = "metrics.json"
@@ -33,6 +34,7 @@ def evaluate_export(
     settings: EvaluationConfig,
     seed: int,
     baseline_dir: str = "",
+    on_ranked: OnRanked | None = None,
 ) -> Report:
     """Scores the export on the test sessions of `examples_dir`, beside the baselines that its training sessions give.
 
@@ -43,6 +45,7 @@ def evaluate_export(
         settings: intervals.
         seed: of the resamples.
         baseline_dir: the pushed version to compare with; "" = none.
+        on_ranked: see `evaluation.evaluate`.
     """
     catalogue = read_catalogue(model_dir)
     simulation = data.source.simulation
@@ -55,6 +58,7 @@ def evaluate_export(
         seed,
         {"bayes_optimal": BayesBaseline(simulation, catalogue)} if simulation else None,
         SavedModel(baseline_dir) if baseline_dir else None,
+        on_ranked,
     )
 
 
@@ -66,16 +70,19 @@ def judge_export(
     seed: int,
     serving_dir: str,
     report_path: str,
+    ranked_dir: str,
 ) -> Verdict:
-    """Evaluates the export, writes the report, and decides whether it may be served.
+    """Evaluates the export, writes the report and the ranked targets, and decides whether it may be served.
 
     Args:
         serving_dir: folder of the model's pushed versions; the newest is the last blessed model. It need not exist.
         report_path: where `metrics.json` goes.
+        ranked_dir: Examples folder for the test targets with their ranks, see `ranked_targets.py`.
     """
     versions = list_versions(serving_dir)
     baseline_dir = versions[-1] if versions else ""
-    report = evaluate_export(model_dir, examples_dir, data, settings, seed, baseline_dir)
+    write_ranked = functools.partial(ranked_targets.write_ranked_targets, folder=ranked_dir)
+    report = evaluate_export(model_dir, examples_dir, data, settings, seed, baseline_dir, write_ranked)
     write_report(report, report_path)
     verdict = blessing.judge(report, settings.floors)
     return Verdict(verdict.is_blessed, verdict.reasons, baseline_dir)

@@ -18,6 +18,7 @@ import numpy as np
 
 from fp_tfrs.targets import Targets
 
+KINDS = ("session_length", "target_popularity", "target_repeat", "abandoned_before")
 HEAD_SHARE = 0.8  # of the kept training events
 LENGTHS = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10+": (10, np.inf)}
 REPEATS = {"previous": (1, 1), "earlier": (2, np.inf), "new": (0, 0)}  # of Targets.kept_ago
@@ -27,12 +28,13 @@ ABANDONED = {"0": (0, 0), "1": (1, 1), "2-4": (2, 4), "5+": (5, np.inf)}
 def slice_targets(targets: Targets, item_counts: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Kind of slice → name → <bool>[n] the targets in it; `item_counts` is <int64>[V] kept training events."""
     is_head = is_head_item(item_counts)[targets.column]
-    return {
-        "session_length": _between(targets.n_inputs, LENGTHS),
-        "target_popularity": {"head": is_head, "tail": ~is_head},
-        "target_repeat": _between(targets.kept_ago, REPEATS),
-        "abandoned_before": _between(targets.n_abandoned, ABANDONED),
-    }
+    slices = (
+        _between(targets.n_inputs, LENGTHS),
+        {"head": is_head, "tail": ~is_head},
+        _between(targets.kept_ago, REPEATS),
+        _between(targets.n_abandoned, ABANDONED),
+    )
+    return dict(zip(KINDS, slices, strict=True))
 
 
 def is_head_item(item_counts: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ from components.atomic_pusher import AtomicPusher
 from components.ranking_evaluator import RankingEvaluator
 from components.serving_probe import ServingProbe
 from components.session_example_gen import SessionExampleGen
-from fp_tfrs import schema
+from components.tfma_evaluator import TfmaEvaluator
+from fp_tfrs import schema, tfma_view
 from fp_tfrs.config import EvaluationConfig, RunConfig, ValidationConfig, dump, fingerprint
 from fp_tfrs.fingerprint import code_fingerprint
 
@@ -100,6 +101,14 @@ def create_pipeline(run: RunConfig, root: str, log_fingerprint: str) -> Pipeline
         serving_dir=os.path.join(serving_root, run.name),
         fingerprint=code_fingerprint("components.ranking_evaluator"),
     )
+    tfma_evaluator = TfmaEvaluator(
+        examples=evaluator.outputs["ranked_targets"],
+        model=model,
+        example_splits=[schema.TEST],
+        eval_config=tfma_view.make_eval_config(
+            run.evaluation.floors, code_fingerprint("components.tfma_evaluator", "fp_tfrs.tfma_view")
+        ),
+    ).with_id("Evaluator")
     probe = ServingProbe(model=model, fingerprint=code_fingerprint("components.serving_probe"))
     pusher = AtomicPusher(
         model=model,
@@ -122,6 +131,7 @@ def create_pipeline(run: RunConfig, root: str, log_fingerprint: str) -> Pipeline
             transform,
             trainer,
             evaluator,
+            tfma_evaluator,
             probe,
             pusher,
         ],

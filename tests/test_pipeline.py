@@ -23,6 +23,7 @@ CONFIG = {
     },
     "model": {"method": "fp_adametric", "tower": {"embedding_dim": 24, "hidden_dim": 24}},
     "training": {"max_epochs": 6, "learning_rate": 0.01},
+    "evaluation": {"floors": {"mrr@20": 0.01}},
 }
 NODES = [
     "SessionExampleGen",
@@ -33,6 +34,7 @@ NODES = [
     "Transform",
     "Trainer",
     "RankingEvaluator",
+    "Evaluator",
     "ServingProbe",
     "Pusher",
 ]
@@ -59,7 +61,7 @@ def versions(root):
 
 def nodes_run(run):
     """node → "done" or "unchanged", from what the run said."""
-    return dict(re.findall(r"^\[\d+/10\] (\w+): (done|unchanged)", run.stderr, re.MULTILINE))
+    return dict(re.findall(r"^\[\d+/11\] (\w+): (done|unchanged)", run.stderr, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,26 @@ def test_metrics_carry_targets_and_intervals_and_bayes_is_the_best(first):
     best = report["metrics"]["bayes_optimal"]["mrr@20"]["value"]
     assert all(ranker["mrr@20"]["value"] <= best + 0.01 for ranker in report["metrics"].values())
     assert report["metrics"]["model"]["mrr@20"]["value"] > report["metrics"]["popularity"]["mrr@20"]["value"]
+
+
+def test_tfma_opens_the_evaluators_artifact_and_has_the_reports_figures(first):
+    """TFX's Evaluator and RankingEvaluator: two views of the same ranks."""
+    import tensorflow_model_analysis as tfma
+
+    (folder,) = (first[0] / "root").glob("artifacts/Evaluator/evaluation/*")
+    report = metrics_of(first[0] / "root")
+    found = {key: figures[""][""] for key, figures in tfma.load_eval_result(str(folder)).slicing_metrics}
+    ours = {((kind, name),): of for kind, slices in report["slices"].items() for name, of in slices.items()}
+    assert set(found) - {()} == {key for key, of in ours.items() if of["hr@20"]["targets"] + of["fp_hr@20"]["targets"]}
+    ours[()] = {name: report["metrics"]["model"][name] for name in next(iter(ours.values()))}
+    for key, figures in found.items():
+        for name, figure in ours[key].items():
+            value = float(figures[name]["doubleValue"])
+            assert value == pytest.approx(np.nan if figure["value"] is None else figure["value"], abs=1e-6, nan_ok=True)
+    assert (folder / "tfma.html").stat().st_size > 1_000_000  # TFMA's script is within
+    validation = tfma.load_validation_result(str(folder))
+    assert validation.validation_ok
+    assert len(validation.validation_details.slicing_details) == 1  # the floor, of the whole
 
 
 def test_lineage_leads_from_the_pushed_model_to_the_examples(first):
@@ -210,7 +232,7 @@ def test_second_run_does_nothing_then_a_changed_margin_trains_again(first):
     again = run_cli("run", "--config", folder / "config.yaml", "--root", folder / "root")
     assert again.returncode == 0
     assert nodes_run(again) == dict.fromkeys(NODES, "unchanged")
-    assert "nothing has changed: all 10 nodes" in again.stdout
+    assert "nothing has changed: all 11 nodes" in again.stdout
     assert versions(folder / "root") == before
 
     changed = CONFIG | {"model": CONFIG["model"] | {"loss": {"margin": 2.0}}}
