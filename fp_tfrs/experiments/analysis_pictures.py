@@ -38,6 +38,7 @@ KIND_KEYS = (
 _KEPT, _ABANDONED = 1, 2
 PERPLEXITY = 30
 OFF_MEAN = 0.05  # below this mean weight the false positives' term does next to nothing
+_LAYERS = 10
 _BINS = 10
 _FEWEST = 5  # pairs that a bin needs to be drawn
 
@@ -85,11 +86,13 @@ def plane(embedding: np.ndarray) -> np.ndarray:
 def _embedding_picture(method: str, analysis: Arrays) -> Picture:
     kind, points = analysis["embedding_kind"], plane(analysis["embedding"])
     figure, axes = draw_points()
-    for number, key in enumerate(KIND_KEYS):
-        x, y = points[kind == number].T
-        axes.scatter(x, y, s=20, color=key.color, marker=key.marker, alpha=0.85, linewidths=0)
+    order = np.random.default_rng(0).permutation(len(kind))
+    for part in np.array_split(order, _LAYERS):  # so that no kind lies on top of the others
+        for number, key in enumerate(KIND_KEYS):
+            x, y = points[part[kind[part] == number]].T
+            axes.scatter(x, y, s=20, color=key.color, marker=key.marker, alpha=0.85, linewidths=0)
     counts = ", ".join(f"{np.count_nonzero(kind == number):,} {key.name}" for number, key in enumerate(KIND_KEYS))
-    score = separation(analysis)
+    score = round(separation(analysis), 3) + 0.0  # + 0.0: never −0
     said = "Silhouette: –" if np.isnan(score) else f"Silhouette of TP against FP: {score:+.3f}"
     return Picture(method, f"Embedding space of {method}: {counts}. {said}.", said, "image/webp", to_webp(figure))
 
