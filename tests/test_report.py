@@ -257,8 +257,9 @@ def test_cases_show_the_session_the_lists_and_what_came_next(results, page):
         assert f"Next item’s rank: {run.ranks[row]}" in page.text
 
 
-def test_the_settings_are_those_of_the_best_trial(page):
+def test_the_settings_are_those_of_the_best_trial_and_of_the_plan(page):
     assert "learning_rate 0.003" in page.text and "learning_rate 0.001" not in page.text
+    assert 'method "fp_simple"' in page.text
 
 
 def test_what_has_not_run_is_left_out(tmp_path):

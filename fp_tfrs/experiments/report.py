@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -20,6 +20,7 @@ from fp_tfrs.experiments.bars import slice_section
 from fp_tfrs.experiments.cases import list_cases
 from fp_tfrs.experiments.curves import sweep_section, training_section
 from fp_tfrs.experiments.drawing import cell_name, percent
+from fp_tfrs.experiments.plan import Experiment
 from fp_tfrs.experiments.results import CellResult, DataSet, Results
 
 SECTIONS = (sweep_section, slice_section, embedding_section, gate_section, training_section)
@@ -46,7 +47,10 @@ def write_report(results: Results, tables: Sequence[tuple[str, str]], path: str)
         tables=[(title, Markup(table)) for title, table in tables],
         sections=[section for make in SECTIONS if (section := make(results))],
         cases=list_cases(results),
-        tuned=[_tuned(found) for found in results.cells],
+        settings=[
+            ("What the names stand for", _named(results.experiment)),
+            ("What tuning chose", [_chosen(found) for found in results.cells]),
+        ],
     )
     partial = f"{path}.tmp"
     with open(partial, "w", encoding="utf-8") as file:
@@ -90,8 +94,17 @@ def _describe(name: str, data_set: DataSet) -> str:
     )
 
 
-def _tuned(found: CellResult) -> dict[str, str]:
-    """A cell's row in the table of settings."""
+def _named(experiment: Experiment) -> list[dict[str, str]]:
+    """A row for each tower and method: what the plan sets for it, and what tuning searches."""
+    return [
+        {"Kind": kind, "Name": name, "Set": _settings_text(plan.set), "Searched": _settings_text(plan.search)}
+        for kind, plans in (("tower", experiment.towers), ("method", experiment.methods))
+        for name, plan in plans.items()
+    ]
+
+
+def _chosen(found: CellResult) -> dict[str, str]:
+    """A cell's row: the settings that tuning chose, and how training with them went."""
     best = max(found.trials, key=lambda trial: trial.val_mrr, default=None)
     return {
         "Data set": found.cell.data_set,
@@ -105,5 +118,5 @@ def _tuned(found: CellResult) -> dict[str, str]:
     }
 
 
-def _settings_text(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{path.rsplit('.', 1)[-1]} {json.dumps(value)}" for path, value in settings.items()) or "as given"
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path.rsplit('.', 1)[-1]} {json.dumps(value)}" for path, value in settings.items()) or "–"
