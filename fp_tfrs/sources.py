@@ -51,13 +51,13 @@ def expand_files(source: SourceConfig) -> list[str]:
     for pattern in source.files:
         expanded = os.path.expanduser(os.path.expandvars(pattern))
         if "$" in expanded:
-            raise InputError(f"data.source.files: {pattern} uses a variable that is not set; export it first")
+            raise InputError(f"source.files: {pattern} uses a variable that is not set; export it first")
         matches = [expanded] if os.path.isfile(expanded) else sorted(filter(os.path.isfile, glob.glob(expanded)))
         if not matches:
-            raise InputError(f"data.source.files: no file matches {expanded}; check the path")
+            raise InputError(f"source.files: no file matches {expanded}; check the path")
         files.update(dict.fromkeys(matches))
     if not files:
-        raise InputError(f"data.source names no files (format: {source.format})")
+        raise InputError(f"source names no files (format: {source.format})")
     for path in files:
         if not os.path.getsize(path):
             raise InputError(f"{path} is empty (0 bytes); remove it or fetch it again")

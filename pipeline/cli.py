@@ -1,4 +1,4 @@
-"""The command line: `fp-tfrs run | simulate | recommend | evaluate | config`.
+"""The command line: `fp-tfrs run | simulate | recommend | evaluate | experiment | config`.
 
 Results go to stdout, progress and messages to stderr. Exit code 0: done; 1: the run failed; 2: the input cannot be used.
 Each command imports what it needs when it runs, so that `--help` answers at once.
@@ -90,6 +90,23 @@ def _make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--events", required=True, metavar="FILE", help="the log, in the config's format (else CSV)")
     evaluate.add_argument("--output", required=True, metavar="JSON", help="file for the metrics")
 
+    experiment = add("experiment", _experiment, "compare methods on data sets: tuned alike, several seeds, one report")
+    experiment.add_argument("config", metavar="YAML", help="what to compare; configs/experiments/ has some")
+    experiment.add_argument(
+        "--root", default="runs/experiments", metavar="DIR", help="data, weights; default: %(default)s"
+    )
+    experiment.add_argument(
+        "--results", metavar="DIR", help="finished runs, tables and reports, for all experiments; default: ROOT/results"
+    )
+    experiment.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of this process; 1 where several share the work; default: all",
+    )
+    experiment.add_argument("--report", action="store_true", help="train nothing, only report what is finished")
+
     config = add("config", _config, "what can be configured")
     config.add_argument(
         "--explain", action="store_true", required=True, help="every field: type, default, meaning, source"
@@ -178,6 +195,28 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         report = judging.evaluate_export(model_dir, examples_dir, run.data, run.evaluation, run.seed)
     judging.write_report(report, parsed.output)
     print(evaluation.format_table(report))
+
+
+def _experiment(parsed: argparse.Namespace) -> None:
+    from fp_tfrs.experiments.plan import Plan
+
+    plan = Plan(parsed.config)
+    results_dir = parsed.results or os.path.join(parsed.root, "results")
+    if parsed.threads < 0:
+        raise InputError(f"--threads {parsed.threads}: give the number of cores for this process, or 0 for all")
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(parsed.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(parsed.threads)
+    from fp_tfrs.experiments import outputs
+    from fp_tfrs.experiments.runner import Workshop
+    from pipeline import local_runner
+
+    workshop = Workshop(plan, local_runner.prepare_data, parsed.root, results_dir)
+    if not parsed.report:
+        workshop.work(progress.say)
+    for line in outputs.write_outputs(workshop, os.path.join(results_dir, plan.experiment.name)):
+        print(line)
 
 
 def _config(parsed: argparse.Namespace) -> None:

@@ -15,12 +15,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import absl.logging
+import tensorflow_transform as tft
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration.pipeline import RunOptions
 
+from fp_tfrs import schema
 from fp_tfrs.config import RunConfig, fingerprint
 from fp_tfrs.errors import InputError, RunError
+from fp_tfrs.experiments.prepared import PreparedFiles
 from fp_tfrs.progress import say
 from pipeline import preflight
 from pipeline.pipeline import METADATA_FILE, create_pipeline
@@ -34,12 +38,13 @@ class NodeResult:
     outputs: dict[str, metadata_store_pb2.Artifact]  # output key → artifact
 
 
-def run_pipeline(run: RunConfig, root: str) -> dict[str, NodeResult]:
+def run_pipeline(run: RunConfig, root: str, last_node: str | None = None) -> dict[str, NodeResult]:
     """Runs every node that is not cached.
 
     Args:
         run: the configuration.
         root: folder of everything that the run writes; made if it is missing.
+        last_node: id of the node to stop after; None = all.
 
     Returns:
         node id → what it left.
@@ -52,9 +57,10 @@ def run_pipeline(run: RunConfig, root: str) -> dict[str, NodeResult]:
     files = preflight.check_inputs(run)
     with _exclusive(root), _screen(root) as screen:
         pipeline = create_pipeline(run, root, _log_fingerprint(files))
-        screen.expect(len(pipeline.components))
+        names = [component.id for component in pipeline.components]
+        screen.expect(len(names) if last_node is None else names.index(last_node) + 1)
         try:
-            LocalDagRunner().run(pipeline)
+            LocalDagRunner().run(pipeline, RunOptions(to_nodes=[last_node]) if last_node else None)
         except (InputError, RunError):
             raise
         except Exception as error:
@@ -62,6 +68,20 @@ def run_pipeline(run: RunConfig, root: str) -> dict[str, NodeResult]:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RunError(f"{screen.node} failed: {reason} (details: {screen.log.name})") from error
     return _read_results(os.path.join(root, METADATA_FILE))
+
+
+def prepare_data(run: RunConfig, root: str) -> PreparedFiles:
+    """Runs the nodes before training; raises as `run_pipeline`."""
+    results = run_pipeline(run, root, "Transform")
+    transform = results["Transform"].outputs
+    transformed = tft.TFTransformOutput(transform["transform_graph"].uri)
+    has_users = run.model.has_users
+    return PreparedFiles(
+        results["SessionExampleGen"].outputs["examples"].uri,
+        transform["transformed_examples"].uri,
+        transformed.vocabulary_file_by_name(schema.ITEM_VOCABULARY),
+        transformed.vocabulary_file_by_name(schema.USER_VOCABULARY) if has_users else None,
+    )
 
 
 def _log_fingerprint(files: list[str]) -> str:

@@ -5,8 +5,8 @@ cell the runs that tuning tries. A run is a whole `RunConfig`, as `fp-tfrs run` 
 which the plan has set values by their dotted paths, such as `model.loss.margin`.
 
 Equal budgets: a cell tries `trials` settings, or all there are if these are fewer. What all methods search (the common
-part and the tower's) is drawn in the same order for every method; what a method alone searches is drawn beside it. The
-first values of all lists make the first trial.
+part, the data set's and the tower's) is drawn in the same order for every method; what a method alone searches is drawn
+beside it. The first values of all lists make the first trial.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from fp_tfrs import config_file
 from fp_tfrs.config import RunConfig, Section, dump, fingerprint
 from fp_tfrs.config.section import field
 from fp_tfrs.errors import InputError
+from fp_tfrs.experiments.titles import TitlesPlan
 
 Settings = dict[str, Any]  # dotted path in a RunConfig → value
 Space = dict[str, tuple[Any, ...]]  # dotted path → the values to choose from
@@ -37,6 +38,8 @@ class DataSetPlan(Section):
         ..., "the run's YAML file that says how it is read, cut and split; beside the experiment's file"
     )
     set: Settings = field({}, "values of that file to replace, by dotted path")
+    search: Space = field({}, "dotted path → values that tuning chooses from, for all methods")
+    titles: TitlesPlan | None = field(None, "a file that says what people call the items; null: reports give ids")
 
 
 class ChoicePlan(Section):
@@ -47,11 +50,7 @@ class ChoicePlan(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> ChoicePlan:
-        for path in (*self.set, *self.search):
-            if not path.startswith(("model.", "training.")):
-                raise ValueError(f"{path!r} is not under model or training; all methods must see the same data")
-        if empty := [path for path, values in self.search.items() if not values]:
-            raise ValueError(f"search of {empty[0]!r} has no values")
+        _check_paths((*self.set, *self.search))
         return self
 
 
@@ -80,8 +79,17 @@ class Experiment(Section):
             raise ValueError(f"against has no method {unknown[0]!r}; methods are {', '.join(self.methods)}")
         if len({*self.seeds}) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} has one twice")
-        ChoicePlan(search={**self.search, **self.sweep})
+        spaces = (self.search, self.sweep, *(plan.search for plan in (*self.data_sets.values(), *self.choices)))
+        for path, values in (pair for space in spaces for pair in space.items()):
+            if not values:
+                raise ValueError(f"{path!r} has no values to choose from")
+            _check_paths([path])
         return self
+
+    @property
+    def choices(self) -> tuple[ChoicePlan, ...]:
+        """All towers and methods."""
+        return (*self.towers.values(), *self.methods.values())
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -137,12 +145,14 @@ class Plan:
 
     def candidates(self, cell: Cell) -> list[Settings]:
         """The different settings that tuning tries, `trials` at most, in order."""
-        shared = _shuffled({**self.experiment.search, **self.experiment.towers[cell.tower].search}, cell.swept)
-        own = _shuffled(self.experiment.methods[cell.method].search, cell.swept)
+        experiment = self.experiment
+        common, tower = experiment.search, experiment.towers[cell.tower].search
+        shared = _shuffled({**common, **experiment.data_sets[cell.data_set].search, **tower}, cell.swept)
+        own = _shuffled(experiment.methods[cell.method].search, cell.swept)
         n_shared, n_own = len(shared), len(own)
         # Goes through all pairs, each once, both sides changing from one to the next.
         pairs = ((k % n_shared, (k % n_shared + k // n_shared) % n_own) for k in range(n_shared * n_own))
-        return [{**shared[a], **own[b]} for a, b in itertools.islice(pairs, self.experiment.trials)]
+        return [{**shared[a], **own[b]} for a, b in itertools.islice(pairs, experiment.trials)]
 
     def run(self, cell: Cell, settings: Settings, seed: int) -> RunConfig:
         """The run of a cell with these settings."""
@@ -160,6 +170,15 @@ class Plan:
             _assign(values, path, value)
         return config_file.parse_values(values, f"{self.path}: {cell}", RunConfig)
 
+    def data_run(self, data_set: str) -> RunConfig:
+        """A run of the data set that makes all side features that one of its cells needs, with the file's own seed."""
+        cells = [cell for cell in self.cells() if cell.data_set == data_set]
+        runs = [self.run(cell, self.candidates(cell)[0], self.experiment.seeds[0]) for cell in cells]
+        run = next((run for run in runs if run.model.has_users), runs[0])
+        return run.model_copy(
+            update={"seed": self._values[data_set].get("seed", RunConfig.model_fields["seed"].default)}
+        )
+
 
 def run_fingerprint(run: RunConfig) -> str:
     """Names what a training comes to: how a run is judged, served and called makes no difference to it."""
@@ -174,6 +193,12 @@ def _shuffled(space: Mapping[str, tuple[Any, ...]], swept: str) -> list[Settings
     others = [settings for settings in grid if settings != first]
     order = np.random.default_rng(len(grid)).permutation(len(others))
     return [first, *(others[k] for k in order)]
+
+
+def _check_paths(paths: Iterable[str]) -> None:
+    for path in paths:
+        if not path.startswith(("model.", "training.")):
+            raise ValueError(f"{path!r} is not under model or training; all methods must see the same data")
 
 
 def _assign(values: Settings, path: str, value: Any) -> None:

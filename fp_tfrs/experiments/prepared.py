@@ -1,0 +1,110 @@
+"""A data set's prepared files → what all cells of an experiment share: tables to train on, targets to be judged by.
+
+The files come from the pipeline's own nodes up to Transform, which `pipeline.local_runner.prepare_data` runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from fp_tfrs import baselines, examples, schema, top_lists
+from fp_tfrs.answers import ask_ranker
+from fp_tfrs.bayes import BayesBaseline
+from fp_tfrs.config import RunConfig
+from fp_tfrs.errors import RunError
+from fp_tfrs.session_table import SessionTable, read_sessions
+from fp_tfrs.targets import Targets, list_targets
+from fp_tfrs.vocabulary import read_vocabulary
+
+
+class PreparedFiles(NamedTuple):
+    """Where the pipeline's nodes left a data set."""
+
+    examples_dir: str  # raw examples
+    transformed_dir: str  # transformed ones, a folder a split
+    item_vocabulary: str
+    user_vocabulary: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedData:
+    """A data set in memory.
+
+    Attributes:
+        tables: split → its sessions.
+        catalogue: V item ids; n_users: U, 0 if no cell has users.
+        targets: n test targets, the same for every cell.
+        item_counts: <int64>[V] kept training events.
+    """
+
+    files: PreparedFiles
+    tables: Mapping[str, SessionTable]
+    catalogue: list[str]
+    n_users: int
+    targets: Targets
+    item_counts: np.ndarray
+
+
+def load(files: PreparedFiles, run: RunConfig) -> PreparedData:
+    """Reads the tables; `run` is any run of the data set's cells that has all of their side features."""
+    catalogue = read_vocabulary(files.item_vocabulary)
+    tables = {
+        split: read_sessions(
+            tf.io.gfile.glob(os.path.join(files.transformed_dir, f"Split-{split}", "*")),
+            has_users=files.user_vocabulary is not None,
+            has_history=run.data.history is not None,
+            has_satisfaction=run.data.satisfaction is not None,
+        )
+        for split in schema.SPLITS
+    }
+    return PreparedData(
+        files,
+        tables,
+        catalogue,
+        len(read_vocabulary(files.user_vocabulary)) if files.user_vocabulary else 0,
+        list_targets(examples.read_sessions(files.examples_dir, schema.TEST), catalogue),
+        tables[schema.TRAIN].count_kept_items(len(catalogue)),
+    )
+
+
+def rank_baselines(data: PreparedData, run: RunConfig, cache_path: str) -> dict[str, np.ndarray]:
+    """Baseline → <int64>[n] ranks of the targets; kept in a file, as S-KNN takes minutes on a large log."""
+    if not os.path.exists(cache_path):
+        sessions = examples.read_sessions(data.files.examples_dir, schema.TRAIN)
+        rankers = dict(baselines.fit(sessions, data.catalogue).rankers)
+        if run.data.source.simulation:
+            rankers["bayes_optimal"] = BayesBaseline(run.data.source.simulation, data.catalogue)
+        cuts = top_lists.part_sessions(data.targets)
+        n_items = len(data.catalogue)
+        ranks = {name: ask_ranker(name, ranker, data.targets, cuts, n_items).ranks for name, ranker in rankers.items()}
+        save_arrays(cache_path, ranks)
+    return load_arrays(cache_path)
+
+
+def save_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a compressed .npz by rename."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    partial = f"{path}.{os.getpid()}.partial"
+    with open(partial, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    os.replace(partial, path)
+
+
+def load_arrays(path: str) -> dict[str, np.ndarray]:
+    """The inverse of `save_arrays`.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} is unreadable; delete it and start again") from error

@@ -1,0 +1,152 @@
+"""`fp-tfrs experiment` as a user has it: two processes, a kill, and the figures of an exported model."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+from fp_tfrs import judging, schema, serving
+from fp_tfrs.config import EvaluationConfig
+from fp_tfrs.experiments.plan import Plan, run_fingerprint
+from fp_tfrs.experiments.prepared import load
+from fp_tfrs.experiments.runner import Workshop
+from fp_tfrs.metrics import metric_matrix
+from fp_tfrs.training import train
+from pipeline import local_runner
+
+pytestmark = pytest.mark.e2e
+RUN = {
+    "name": "log",
+    "data": {
+        "source": {"format": "simulated", "simulation": {"sessions": 600, "items": 100, "seed": 1}},
+        "columns": {"session_id": "session_id", "feedback": {"dwell_s": "float"}},
+        "false_positive_when": [{"column": "dwell_s", "op": "<", "value": 10}],
+        "satisfaction": {"column": "dwell_s"},
+    },
+}
+EXPERIMENT = {
+    "name": "small",
+    "title": "A small one",
+    "seeds": [1, 2],
+    "trials": 2,
+    "data_sets": {"log": {"config": "log.yaml", "set": {"training.max_epochs": 2}}},
+    "towers": {"stamp": {"set": {"model.tower": {"name": "stamp", "embedding_dim": 8}}}},
+    "methods": {
+        "fp_simple": {"set": {"model.method": "fp_simple"}},
+        "fp_adametric": {"set": {"model.method": "fp_adametric"}},
+    },
+    "search": {"training.learning_rate": [0.003, 0.01]},
+}
+N_TRAININGS = 6  # two methods, two trials and one more seed each
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An experiment that one process began, and was killed in, and two finished side by side."""
+    folder = tmp_path_factory.mktemp("experiment")
+    (folder / "log.yaml").write_text(yaml.safe_dump(RUN))
+    (folder / "small.yaml").write_text(yaml.safe_dump(EXPERIMENT, sort_keys=False))
+    command = [sys.executable, "-m", "pipeline.cli", "experiment", str(folder / "small.yaml"), "--threads", "1"]
+    command += ["--root", str(folder / "root"), "--results", str(folder / "results")]
+    ledger = folder / "results" / "trainings.jsonl"
+
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (ledger.exists() and ledger.read_text().count("\n")):
+        assert first.poll() is None
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = ledger.read_text()
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert ledger.read_text().startswith(before)
+    return folder, told
+
+
+def test_two_processes_share_the_trainings_and_both_report(finished):
+    folder, told = finished
+    names = [line.split('"')[3] for line in (folder / "results" / "trainings.jsonl").read_text().splitlines()]
+    assert len(names) == len(set(names)) == N_TRAININGS
+    n_told = [errors.count(" tried: ") + errors.count(" judged: ") for _, errors in told]
+    assert sum(n_told) >= N_TRAININGS - 1 and min(n_told) >= 1, told
+    assert all("HR@20" in output and "report.html" in output for output, _ in told)
+
+
+def test_every_seed_of_the_chosen_settings_has_a_row_and_the_best_trial_is_chosen(finished):
+    folder, _ = finished
+    workshop = Workshop(
+        Plan(str(folder / "small.yaml")), local_runner.prepare_data, folder / "root", folder / "results"
+    )
+    with open(folder / "results" / "small" / "results.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["tower"]]
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        (method, seed) for method in ("fp_simple", "fp_adametric") for seed in "12"
+    ]
+    for cell in workshop.plan.cells():
+        trials = workshop.trials(cell)
+        assert len(trials) == 2
+        best = max(training.val_mrr for _, training in trials)
+        assert dict(zip((t.val_mrr for _, t in trials), (s for s, _ in trials), strict=True))[best] == workshop.chosen(
+            cell
+        )
+
+
+def test_the_ranks_are_those_of_the_exported_model(finished, tmp_path):
+    """The same settings and seed, trained, exported and asked through its signatures: every target has the same rank."""
+    folder, _ = finished
+    plan = Plan(str(folder / "small.yaml"))
+    workshop = Workshop(plan, local_runner.prepare_data, folder / "root", folder / "results")
+    cell = next(plan.cells())
+    run = plan.run(cell, workshop.chosen(cell), 2)
+    files = local_runner.prepare_data(plan.data_run("log"), str(folder / "root" / "data" / "log"))
+    data = load(files, run)
+    tables = data.tables[schema.TRAIN], data.tables[schema.VALID]
+    trained = train(run, *tables, len(data.catalogue), str(tmp_path / "state"), str(tmp_path), lambda line: None)
+    serving.export(
+        str(tmp_path / "model"),
+        trained.model,
+        files.item_vocabulary,
+        data.item_counts,
+        run,
+        "1",
+        tables[1].raw_sessions(data.catalogue, 2),
+    )
+    report = judging.evaluate_export(
+        str(tmp_path / "model"), files.examples_dir, run.data, EvaluationConfig(resamples=100), 1
+    )
+    ranks = workshop.ledger.judged(run_fingerprint(run)).ranks
+    is_fp = data.targets.is_false_positive
+    for metric in ("hr@5", "mrr@20", "ndcg@100"):
+        assert metric_matrix(ranks[~is_fp])[metric].mean() == pytest.approx(report.metrics["model"][metric].value)
+    assert metric_matrix(ranks[is_fp])["hr@20"].mean() == pytest.approx(report.metrics["model"]["fp_hr@20"].value)
+
+
+def test_a_finished_experiment_trains_nothing_and_leaves_no_weights(finished):
+    folder, _ = finished
+    plan = Plan(str(folder / "small.yaml"))
+
+    def refuse(*_):
+        raise AssertionError("nothing is to be prepared")
+
+    Workshop(plan, refuse, folder / "root", folder / "results").work(pytest.fail)
+    assert not list((folder / "root" / "training").glob("*/state"))
+    analysed = [np.load(path) for path in (folder / "root" / "training").glob("*/analysis.npz")]
+    assert len(analysed) == 2 and any(len(found["gate_weight"]) for found in analysed if "gate_weight" in found)
+
+
+def test_report_alone_says_when_nothing_is_finished(finished, tmp_path):
+    folder, _ = finished
+    arguments = ["experiment", str(folder / "small.yaml"), "--root", str(tmp_path), "--report"]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 1
+    assert "no run of" in done.stderr and "start it without --report first" in done.stderr
