@@ -87,7 +87,7 @@ class TrainingBatches:
         is_false_positive = tf.gather(self._is_false_positive, rows).to_tensor()
         dislike = None if self._dislike is None else tf.gather(self._dislike, rows).to_tensor()
         batch, label_event = select_inputs(item_index, is_false_positive, method)
-        if method.has_satisfaction_head:
+        if method.reads_label_feedback:
             batch[schema.LABEL_IS_FP] = tf.gather(is_false_positive, label_event, batch_dims=1)
         if method.has_soft_labels and dislike is not None:
             batch[schema.LABEL_WEIGHT] = 1 - tf.gather(dislike, label_event, batch_dims=1)

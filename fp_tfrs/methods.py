@@ -24,6 +24,7 @@ class Method:
         or with a gate's ("adaptive"); more weight in the softmax's denominator ("softmax"); or one of the other terms of
         `fp_terms.py`.
     has_satisfaction_head: a second output learns whether the next click will be kept (`satisfaction.py`).
+    has_abandoned_query: what will be abandoned is predicted by a query of its own (`abandoned_query.py`).
     has_soft_labels: which clicks are false positives is estimated, not given (`soft_labels.py`).
     """
 
@@ -32,7 +33,13 @@ class Method:
     targets: Literal["tp", "all"]
     term: Term | None = None
     has_satisfaction_head: bool = False
+    has_abandoned_query: bool = False
     has_soft_labels: bool = False
+
+    @property
+    def reads_label_feedback(self) -> bool:
+        """Whether training asks which targets were abandoned."""
+        return self.has_satisfaction_head or self.has_abandoned_query
 
 
 METHODS = {
@@ -49,6 +56,7 @@ METHODS = {
         Method("fp_n_pair", "tp", "tp", "n_pair"),  # Sohn, NIPS 2016; Ivanova et al., RecSys 2025
         Method("skip_aware", "marked", "tp"),  # Mei et al., UMAP 2024: feedback as input
         Method("entire_space", "marked", "all", has_satisfaction_head=True),  # the idea of ESMM, Ma et al., SIGIR 2018
+        Method("two_queries", "marked", "all", "contrastive", has_abandoned_query=True),  # our choice, after PNFRec
         Method("soft_labels", "all", "all", "metric", has_soft_labels=True),  # FP-AdaMetric's future work
     )
 }

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from fp_tfrs import schema
+from fp_tfrs.abandoned_query import AbandonedQuery
 from fp_tfrs.config import ModelConfig
 from fp_tfrs.correlation import Correlation
 from fp_tfrs.fp_terms import log_extra_weight, n_pair_loss, not_to_recommend
@@ -28,7 +29,7 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
     """loss = next-item loss + λ · term of the false positives (+ satisfaction loss), by the methods of `methods.py`.
 
     Figures of an epoch, as metrics under these names:
-        next_item_loss: mean over targets, weighted by LABEL_WEIGHT if the batch has it
+        next_item_loss: mean over targets, weighted by LABEL_WEIGHT if the batch has it; for two_queries over kept ones
     and for methods with a term
         fp_position_share: share of targets that have false positives
     and for those whose term is an addend, not part of the softmax
@@ -38,6 +39,8 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
     and for fp_adametric, over all pairs of such a position and one of its false positives
         gate_mean: mean weight
         gate_similarity_correlation: Pearson's correlation of the weight with D(false positive, session)
+    and for two_queries
+        abandoned_loss: mean next-item loss over abandoned targets, without μ
     and for entire_space
         satisfaction_loss: mean over targets
     """
@@ -61,6 +64,10 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
                 self.gate = AdaptiveGate(config.tower.embedding_dim, config.loss, seed, name="gate")
             self._gate_mean = tf.keras.metrics.Mean("gate_mean")
             self._gate_similarity_correlation = Correlation("gate_similarity_correlation")
+        self.abandoned_query: AbandonedQuery | None = None
+        if method.has_abandoned_query:
+            self.abandoned_query = AbandonedQuery(config.tower.embedding_dim, name="abandoned_query")
+            self._abandoned_loss = tf.keras.metrics.Mean("abandoned_loss")
         if method.has_satisfaction_head:
             self.satisfaction = SatisfactionHead(
                 n_items, config.tower.embedding_dim, config.loss, seed, name="satisfaction"
@@ -87,17 +94,29 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
         label = batch[schema.LABEL]
         is_target = label >= schema.FIRST_ITEM_INDEX
         fp_probability = None
+        is_compared = is_target
+        if self.abandoned_query is not None:
+            is_compared &= ~batch[schema.LABEL_IS_FP]  # the term is of kept targets alone
         if self._term is not None:
             # Positions without a target have no false positives either.
-            fp_probability = tf.where(is_target[..., tf.newaxis], batch[schema.FP_PROBABILITY], 0)
+            fp_probability = tf.where(is_compared[..., tf.newaxis], batch[schema.FP_PROBABILITY], 0)
             self._fp_position_share.update_state(tf.reduce_any(fp_probability > 0, -1), is_target)
         extra = None
         if self._term == "softmax":
             margin = self._loss_config.fp_logit_margin
             extra = log_extra_weight(session_embeddings, fp_embeddings, fp_probability, margin)[is_target]
-        cross_entropy = next_item_fn(session_embeddings[is_target], label[is_target] - schema.FIRST_ITEM_INDEX, extra)
+        queries = session_embeddings[is_target]
+        if self.abandoned_query is not None:
+            is_abandoned = batch[schema.LABEL_IS_FP][is_target]
+            queries = tf.where(is_abandoned[:, tf.newaxis], self.abandoned_query(queries), queries)
+        cross_entropy = next_item_fn(queries, label[is_target] - schema.FIRST_ITEM_INDEX, extra)
         weight = batch[schema.LABEL_WEIGHT][is_target] if schema.LABEL_WEIGHT in batch else tf.ones_like(cross_entropy)
-        self._next_item_loss.update_state(cross_entropy, weight)
+        if self.abandoned_query is None:
+            self._next_item_loss.update_state(cross_entropy, weight)
+        else:
+            self._next_item_loss.update_state(cross_entropy, ~is_abandoned)
+            self._abandoned_loss.update_state(cross_entropy, is_abandoned)
+            weight *= tf.where(is_abandoned, tf.cast(self._loss_config.abandoned_weight, weight.dtype), 1)
         loss = reduce_loss(weight * cross_entropy, tf.reduce_sum(weight), self._loss_config.reduction)
         if self._term in ("metric", "adaptive"):
             loss += self._hinge_term(

@@ -90,6 +90,9 @@ class LossConfig(Section):
     satisfaction_beta: float = field(
         0.5, "entire_space: β, weight of the satisfaction logit in the score; about the share of abandoned clicks", ge=0
     )
+    abandoned_weight: float = field(
+        0.3, "two_queries: μ, weight of an abandoned target in the next-item loss; to be tuned in .1 … 1", ge=0
+    )
     satisfaction_dim: int = field(16, "entire_space: dimension that sessions and items are compared in", ge=1)
 
     @pydantic.model_validator(mode="after")
@@ -117,6 +120,7 @@ class ModelConfig(Section):
         "fp_n_pair",
         "skip_aware",
         "entire_space",
+        "two_queries",
         "soft_labels",
     ] = field("fp_adametric", "see fp_tfrs/methods.py", "FP-AdaMetric")
     inputs: Literal["tp", "all", "marked"] | None = field(
@@ -177,8 +181,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"concat_items_with_user goes with the metric term, which method {self.method} does not have"
             )
-        if self.method == "entire_space" and self.inputs == "tp":
-            raise ValueError("method entire_space learns from what was abandoned; choose inputs: marked or all")
+        if self.method in ("entire_space", "two_queries") and self.inputs == "tp":
+            raise ValueError(f"method {self.method} learns from what was abandoned; choose inputs: marked or all")
         kind = self.next_item.kind
         if self.method == "fp_softmax" and kind == "gbce":
             raise ValueError(

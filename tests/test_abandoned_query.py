@@ -1,0 +1,81 @@
+"""Two queries: the worked example, the loss from its definition in NumPy, and what is served."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fp_tfrs import schema
+from fp_tfrs.abandoned_query import AbandonedQuery
+from fp_tfrs.config import LossConfig, ModelConfig, NarmConfig
+from fp_tfrs.model import SessionModel
+
+V, D = 12, 6
+
+
+def _model(**loss):
+    tower = NarmConfig(embedding_dim=D, hidden_dim=D, dropout_embedding=0, dropout_context=0)
+    model = SessionModel(ModelConfig(method="two_queries", tower=tower, loss=LossConfig(**loss)), V, 3, np.ones(V))
+    random = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign_add(random.normal(size=variable.shape, scale=0.4))
+    return model
+
+
+def _batch(n_fp=0):
+    return {
+        schema.ITEM_INDEX: np.array([[2, 5, 7], [3, 4, 0]], np.int32),
+        schema.INPUT_IS_FP: np.array([[False, True, False], [False, False, False]]),
+        schema.LABEL: np.array([[5, 7, 9], [4, 13, 0]], np.int32),
+        schema.LABEL_IS_FP: np.array([[True, False, True], [False, False, False]]),
+        schema.FP_INDEX: np.array([[5, 9], [0, 0]], np.int32)[:, :n_fp],
+        schema.FP_PROBABILITY: np.zeros((2, 3, n_fp), np.float32) + np.array([[[0.5]], [[0]]], np.float32)[:, :, :n_fp],
+    }
+
+
+def _loss(model, batch):
+    return float(model.compute_loss({name: tf.constant(value) for name, value in batch.items()}))
+
+
+def test_the_worked_example():
+    query = AbandonedQuery(1)
+    query.set_weights([np.array([[2.0]]), np.array([1.0])])
+    assert query(tf.constant([[3.0]])).numpy() == 10
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_loss_is_the_weighted_mean_of_two_softmaxes(weight):
+    model, batch = _model(abandoned_weight=weight, lambda_fp=0), _batch()
+    sessions, items = model.session_embeddings(batch).numpy(), model.candidates().numpy()
+    kernel, constant = model.task.abandoned_query.get_weights()
+    costs, weights = [], []
+    for row, step in zip(*np.nonzero(batch[schema.LABEL]), strict=True):
+        query, is_fp = sessions[row, step], batch[schema.LABEL_IS_FP][row, step]
+        query = query + query @ kernel + constant if is_fp else query
+        scores = items @ query
+        costs.append(np.log(np.exp(scores).sum()) - scores[batch[schema.LABEL][row, step] - schema.FIRST_ITEM_INDEX])
+        weights.append(weight if is_fp else 1)
+    assert _loss(model, batch) == pytest.approx(np.average(costs, weights=weights), rel=1e-5)
+    logs = {metric.name: float(metric.result()) for metric in model.metrics}
+    is_kept = np.array([w == 1 for w in weights]) if weight < 1 else ~batch[schema.LABEL_IS_FP][batch[schema.LABEL] > 0]
+    assert logs["next_item_loss"] == pytest.approx(np.mean(np.array(costs)[is_kept]), rel=1e-5)
+    assert logs["abandoned_loss"] == pytest.approx(np.mean(np.array(costs)[~is_kept]), rel=1e-5)
+
+
+def test_the_term_compares_kept_targets_with_what_was_abandoned_and_no_abandoned_ones():
+    """Session 1 is the only one with false positives; of its targets just the second was kept."""
+    model, batch = _model(lambda_fp=1, abandoned_weight=0.5), _batch(n_fp=2)
+    without = _loss(model, batch | {schema.FP_PROBABILITY: np.zeros_like(batch[schema.FP_PROBABILITY])})
+    one = {**batch, schema.FP_PROBABILITY: batch[schema.FP_PROBABILITY].copy()}
+    one[schema.FP_PROBABILITY][0, [0, 2]] = 0
+    assert _loss(model, batch) == pytest.approx(_loss(model, one), rel=1e-6)
+    assert _loss(model, batch) > without + 1e-3
+
+
+def test_at_the_start_both_kinds_of_targets_have_one_query_and_training_parts_them():
+    tower = NarmConfig(embedding_dim=D, hidden_dim=D, dropout_embedding=0, dropout_context=0)
+    model = SessionModel(ModelConfig(method="two_queries", tower=tower), V, 3, np.ones(V))
+    some = tf.random.stateless_normal([4, D], [1, 2])
+    np.testing.assert_array_equal(model.task.abandoned_query(some), some)
+    model.compile(optimizer=tf.keras.optimizers.Adam(0.1))
+    model.fit(tf.data.Dataset.from_tensors(_batch(n_fp=2)).repeat(3), verbose=0)
+    assert np.abs(model.task.abandoned_query(some) - some).max() > 0.01
