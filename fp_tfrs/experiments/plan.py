@@ -135,10 +135,10 @@ class Plan:
                 self.run(cell, settings, self.experiment.seeds[0])
 
     def cells(self) -> Iterator[Cell]:
-        """All cells: data set by data set, then method by method, so that a stopped experiment has whole rows."""
+        """All cells, in the order of work: tower by tower, so that a stopped experiment has one on all data sets."""
         swept = [(path, value) for path, values in self.experiment.sweep.items() for value in values] or [("", None)]
-        for data_set in self.experiment.data_sets:
-            for tower in self.experiment.towers:
+        for tower in self.experiment.towers:
+            for data_set in self.experiment.data_sets:
                 for method in self.experiment.methods:
                     for path, value in swept:
                         yield Cell(data_set, tower, method, path, value)
