@@ -93,6 +93,9 @@ def _make_parser() -> argparse.ArgumentParser:
     experiment = add("experiment", _experiment, "compare methods on data sets: tuned alike, several seeds, one report")
     experiment.add_argument("config", metavar="YAML", help="what to compare; configs/experiments/ has some")
     experiment.add_argument(
+        "--data", nargs="+", default=(), metavar="YAML", help="runs' files: compare on their data, not the experiment's"
+    )
+    experiment.add_argument(
         "--root", default="runs/experiments", metavar="DIR", help="data, weights; default: %(default)s"
     )
     experiment.add_argument(
@@ -200,7 +203,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 def _experiment(parsed: argparse.Namespace) -> None:
     from fp_tfrs.experiments.plan import Plan
 
-    plan = Plan(parsed.config)
+    plan = Plan(parsed.config, parsed.data)
     results_dir = parsed.results or os.path.join(parsed.root, "results")
     if parsed.threads < 0:
         raise InputError(f"--threads {parsed.threads}: give the number of cores for this process, or 0 for all")

@@ -50,6 +50,16 @@ def test_a_run_is_the_data_sets_file_with_the_plans_values_in_it(tmp_path):
     assert plan.data_run("log").seed == 3  # the data does not change with the training's seed
 
 
+def test_other_runs_data_can_take_the_place_of_the_experiments_without_their_models(tmp_path):
+    _plan(tmp_path)
+    mine = {**RUN, "name": "mine", "training": {"batch_size": 7}, "model": {"cosine_scale": 9}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    plan = Plan(str(tmp_path / "small.yaml"), [str(tmp_path / "mine.yaml")])
+    assert {cell.data_set for cell in plan.cells()} == {"mine"}
+    run = plan.run(next(plan.cells()), {}, 1)
+    assert run.training.batch_size == 7 and run.model.cosine_scale is None
+
+
 def test_every_cell_tries_as_many_settings_and_the_same_shared_ones(tmp_path):
     plan = _plan(tmp_path)
     tried = {cell.method: plan.candidates(cell) for cell in plan.cells()}

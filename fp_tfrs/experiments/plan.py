@@ -1,8 +1,8 @@
 """An experiment's YAML file → `Experiment`: its cells, and what each of them may try.
 
 In: a file of `configs/experiments/`. Out: the typed plan; its cells, one for each data set, tower and method; and for each
-cell the runs that tuning tries. A run is a whole `RunConfig`, as `fp-tfrs run` takes it: the data set's own config file in
-which the plan has set values by their dotted paths, such as `model.loss.margin`.
+cell the runs that tuning tries. A run is a whole `RunConfig`, as `fp-tfrs run` takes it: the data set's own config file,
+without its model, in which the plan has set values by their dotted paths, such as `model.loss.margin`.
 
 Equal budgets: a cell tries `trials` settings, or all there are if these are fewer. What all methods search (the common
 part, the data set's and the tower's) is drawn in the same order for every method; what a method alone searches is drawn
@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,6 +114,10 @@ class Cell(NamedTuple):
 class Plan:
     """An experiment whose data sets' files are read.
 
+    Args:
+        path: the experiment's file.
+        data_files: runs' files whose data to take in place of the experiment's data sets.
+
     Attributes:
         experiment: what the file says.
         path: the file.
@@ -122,12 +126,16 @@ class Plan:
         InputError: a file cannot be read, or no valid run comes out; the message names the file, the cell and the field.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, data_files: Sequence[str] = ()) -> None:
         self.path = path
         self.experiment = config_file.load_section(path, Experiment)
+        if data_files:
+            files = [os.path.abspath(file) for file in data_files]
+            data_sets = {config_file.load(file).name: DataSetPlan(config=file) for file in files}
+            self.experiment = self.experiment.model_copy(update={"data_sets": data_sets})
         folder = os.path.dirname(os.path.abspath(path))
         self._values = {
-            name: config_file.read_values(os.path.join(folder, plan.config))
+            name: {**config_file.read_values(os.path.join(folder, plan.config)), "model": {}}
             for name, plan in self.experiment.data_sets.items()
         }
         for cell in self.cells():  # whatever is wrong shows now, not after an hour
