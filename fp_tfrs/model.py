@@ -38,15 +38,24 @@ class SessionModel(tfrs.Model):
         config: method, tower and losses
         n_items: V, the items of the vocabulary
         seed: of everything random
-        item_counts: <number>[V] clicks of each item in training, for losses that sample items
+        item_counts: <number>[V] clicks of each item in training, for losses that sample items and for two_queries
         n_users: U, the users of the vocabulary, for a model with users
+        abandoned_counts: <number>[V] how many of the clicks were abandoned, for two_queries; None = none
 
     Attributes:
         candidate_dim: P, the width of candidates
         penalty: β of the inference-time penalty
     """
 
-    def __init__(self, config: ModelConfig, n_items: int, seed: int, item_counts: np.ndarray, n_users: int = 0):
+    def __init__(
+        self,
+        config: ModelConfig,
+        n_items: int,
+        seed: int,
+        item_counts: np.ndarray,
+        n_users: int = 0,
+        abandoned_counts: np.ndarray | None = None,
+    ):
         super().__init__()
         dim = config.tower.embedding_dim
         seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(7) >> 1]
@@ -54,7 +63,8 @@ class SessionModel(tfrs.Model):
         self.penalty = config.penalty
         self.items = ItemTable(n_items, dim, seeds[0], name="items")
         self.tower = build_tower(config.tower, seeds[1])
-        self.task = FalsePositiveTask(config, n_items, seeds[2], name="task")
+        abandoned = np.zeros(n_items) if abandoned_counts is None else abandoned_counts
+        self.task = FalsePositiveTask(config, seeds[2], item_counts, abandoned, name="task")
         self.users = UserTable(n_users, dim, seeds[3], name="users") if config.has_users else None
         kind = config.user_concat
         self.concat = None if kind == "none" else UserConcat(kind, dim, seeds[4], name="concat")
@@ -127,12 +137,15 @@ class SessionModel(tfrs.Model):
             touched = [inputs[name] for name in names if name in inputs]
             rows = self.items.rows([*touched, drawn + schema.FIRST_ITEM_INDEX])
 
-        def next_item_loss(sessions: tf.Tensor, position: tf.Tensor, extra: tf.Tensor | None) -> tf.Tensor:
+        def candidates_of(embeddings: tf.Tensor, row: tf.Tensor | None) -> tf.Tensor:
+            scored, other = self._as_scored(embeddings), self.task.abandoned_query
+            return scored if other is None else other.candidates(scored, row)
+
+        def next_item_loss(queries: tf.Tensor, position: tf.Tensor, extra: tf.Tensor | None) -> tf.Tensor:
             if drawn is None:
-                catalogue = self._as_scored(self.items.item_embeddings())
-                return self.next_item(sessions, catalogue, position, extra)
-            negatives, positives = (self._as_scored(rows(p + schema.FIRST_ITEM_INDEX)) for p in (drawn, position))
-            return self.next_item(sessions, DrawnItems(drawn, negatives, positives), position, extra)
+                return self.next_item(queries, candidates_of(self.items.item_embeddings(), None), position, extra)
+            negatives, positives = (candidates_of(rows(p + schema.FIRST_ITEM_INDEX), p) for p in (drawn, position))
+            return self.next_item(queries, DrawnItems(drawn, negatives, positives), position, extra)
 
         sessions = self.session_embeddings(inputs, training, rows)
         labels = self._as_scored(rows(label))

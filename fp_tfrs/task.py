@@ -6,12 +6,14 @@ Lies between `model.py`, which owns tower and item table, and the pure functions
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from fp_tfrs import schema
-from fp_tfrs.abandoned_query import AbandonedQuery
+from fp_tfrs.abandoned_query import AbandonedQuery, log_odds_offset
 from fp_tfrs.config import ModelConfig
 from fp_tfrs.correlation import Correlation
 from fp_tfrs.fp_terms import log_extra_weight, n_pair_loss, not_to_recommend
@@ -43,9 +45,16 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
         abandoned_loss: mean next-item loss over abandoned targets, without μ
     and for entire_space
         satisfaction_loss: mean over targets
+
+    Args:
+        config: method, tower and losses
+        seed: of the gate's and the satisfaction head's weights
+        item_counts, abandoned_counts: `<number>[V]` clicks of each item in training, and how many of them were abandoned
     """
 
-    def __init__(self, config: ModelConfig, n_items: int, seed: int, **kwargs):
+    def __init__(
+        self, config: ModelConfig, seed: int, item_counts: np.ndarray, abandoned_counts: np.ndarray, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self._loss_config = config.loss
         method = resolve(config)
@@ -66,11 +75,12 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
             self._gate_similarity_correlation = Correlation("gate_similarity_correlation")
         self.abandoned_query: AbandonedQuery | None = None
         if method.has_abandoned_query:
-            self.abandoned_query = AbandonedQuery(config.tower.embedding_dim, name="abandoned_query")
+            offset = log_odds_offset(item_counts, abandoned_counts)
+            self.abandoned_query = AbandonedQuery(config.tower.embedding_dim, offset, name="abandoned_query")
             self._abandoned_loss = tf.keras.metrics.Mean("abandoned_loss")
         if method.has_satisfaction_head:
             self.satisfaction = SatisfactionHead(
-                n_items, config.tower.embedding_dim, config.loss, seed, name="satisfaction"
+                len(item_counts), config.tower.embedding_dim, config.loss, seed, name="satisfaction"
             )
             self._satisfaction_loss = tf.keras.metrics.Mean("satisfaction_loss")
 
@@ -108,7 +118,7 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
         queries = session_embeddings[is_target]
         if self.abandoned_query is not None:
             is_abandoned = batch[schema.LABEL_IS_FP][is_target]
-            queries = tf.where(is_abandoned[:, tf.newaxis], self.abandoned_query(queries), queries)
+            queries = self.abandoned_query.queries(queries, is_abandoned)
         cross_entropy = next_item_fn(queries, label[is_target] - schema.FIRST_ITEM_INDEX, extra)
         weight = batch[schema.LABEL_WEIGHT][is_target] if schema.LABEL_WEIGHT in batch else tf.ones_like(cross_entropy)
         if self.abandoned_query is None:

@@ -75,7 +75,8 @@ def train(
         RunError: the loss is not a number, or state_dir belongs to another run or is unreadable.
     """
     item_counts = np.bincount(train_table.item_index - schema.FIRST_ITEM_INDEX, minlength=n_items)
-    model = SessionModel(config.model, n_items, config.seed, item_counts, n_users)
+    abandoned_counts = item_counts - train_table.count_kept_items(n_items)
+    model = SessionModel(config.model, n_items, config.seed, item_counts, n_users, abandoned_counts)
     training = config.training
     optimizer = LazyAdam(training.learning_rate, global_clipnorm=training.clip_norm, l2=training.l2)
     optimizer.build(model.trainable_variables)

@@ -5,16 +5,22 @@ import pytest
 import tensorflow as tf
 
 from fp_tfrs import schema
-from fp_tfrs.abandoned_query import AbandonedQuery
-from fp_tfrs.config import LossConfig, ModelConfig, NarmConfig
+from fp_tfrs.abandoned_query import AbandonedQuery, log_odds_offset
+from fp_tfrs.config import LossConfig, ModelConfig, NarmConfig, NextItemConfig
 from fp_tfrs.model import SessionModel
 
 V, D = 12, 6
 
 
-def _model(**loss):
+CLICKS, ABANDONED = np.arange(2, V + 2), np.arange(V) // 2
+
+
+def _model(next_item=None, **loss):
     tower = NarmConfig(embedding_dim=D, hidden_dim=D, dropout_embedding=0, dropout_context=0)
-    model = SessionModel(ModelConfig(method="two_queries", tower=tower, loss=LossConfig(**loss)), V, 3, np.ones(V))
+    config = ModelConfig(
+        method="two_queries", tower=tower, loss=LossConfig(**loss), next_item=next_item or NextItemConfig()
+    )
+    model = SessionModel(config, V, 3, CLICKS, abandoned_counts=ABANDONED)
     random = np.random.default_rng(0)
     for variable in model.trainable_variables:
         variable.assign_add(random.normal(size=variable.shape, scale=0.4))
@@ -36,10 +42,29 @@ def _loss(model, batch):
     return float(model.compute_loss({name: tf.constant(value) for name, value in batch.items()}))
 
 
-def test_the_worked_example():
-    query = AbandonedQuery(1)
+def test_the_worked_examples():
+    np.testing.assert_allclose(log_odds_offset(np.array([12, 0, 24]), np.array([9, 0, 0]), 4)[:2], [np.log(5), 0])
+    query = AbandonedQuery(1, np.array([4.0, 5.0]))
     query.set_weights([np.array([[2.0]]), np.array([1.0])])
-    assert query(tf.constant([[3.0]])).numpy() == 10
+    found = query.queries(tf.constant([[3.0], [3.0]]), tf.constant([False, True]))
+    np.testing.assert_array_equal(found, [[3, 0], [10, 1]])
+    items = tf.constant([[6.0], [7.0]])
+    np.testing.assert_array_equal(query.candidates(items), [[6, 4], [7, 5]])
+    np.testing.assert_array_equal(query.candidates(items, tf.constant([1, -1])), [[6, 5], [7, 0]])
+
+
+def test_the_offset_is_bayes_rule_where_items_alone_decide():
+    """Clicks drawn by popularity, abandoned by item: kept popularity times the offset's odds is abandoned popularity."""
+    clicks = np.array([1000.0, 4000, 10_000, 200])
+    abandoned = clicks * [0.1, 0.5, 0.3, 0.9]
+    kept = clicks - abandoned
+    found = kept / kept.sum() * np.exp(log_odds_offset(clicks, abandoned, 1e-9))
+    np.testing.assert_allclose(found, abandoned / abandoned.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("abandoned", [np.zeros(4), np.full(4, 5.0)])
+def test_without_two_kinds_of_clicks_there_is_no_offset(abandoned):
+    np.testing.assert_array_equal(log_odds_offset(np.full(4, 5.0), abandoned), np.zeros(4))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
@@ -47,11 +72,13 @@ def test_the_loss_is_the_weighted_mean_of_two_softmaxes(weight):
     model, batch = _model(abandoned_weight=weight, lambda_fp=0), _batch()
     sessions, items = model.session_embeddings(batch).numpy(), model.candidates().numpy()
     kernel, constant = model.task.abandoned_query.get_weights()
+    offset = log_odds_offset(CLICKS, ABANDONED)
+    assert np.ptp(offset) > 0.3
     costs, weights = [], []
     for row, step in zip(*np.nonzero(batch[schema.LABEL]), strict=True):
         query, is_fp = sessions[row, step], batch[schema.LABEL_IS_FP][row, step]
         query = query + query @ kernel + constant if is_fp else query
-        scores = items @ query
+        scores = items @ query + (offset if is_fp else 0)
         costs.append(np.log(np.exp(scores).sum()) - scores[batch[schema.LABEL][row, step] - schema.FIRST_ITEM_INDEX])
         weights.append(weight if is_fp else 1)
     assert _loss(model, batch) == pytest.approx(np.average(costs, weights=weights), rel=1e-5)
@@ -71,11 +98,23 @@ def test_the_term_compares_kept_targets_with_what_was_abandoned_and_no_abandoned
     assert _loss(model, batch) > without + 1e-3
 
 
+def test_sampled_items_have_the_offsets_too():
+    """With every item drawn as often as any other and many times, the sampled softmax is nearly the full one."""
+    sampled = NextItemConfig(kind="sampled_softmax", negatives=4000, sampling_exponent=0.0)
+    full, drawn = (_loss(_model(next_item, lambda_fp=0), _batch()) for next_item in (None, sampled))
+    assert drawn == pytest.approx(full, rel=0.02)
+
+
 def test_at_the_start_both_kinds_of_targets_have_one_query_and_training_parts_them():
     tower = NarmConfig(embedding_dim=D, hidden_dim=D, dropout_embedding=0, dropout_context=0)
     model = SessionModel(ModelConfig(method="two_queries", tower=tower), V, 3, np.ones(V))
     some = tf.random.stateless_normal([4, D], [1, 2])
-    np.testing.assert_array_equal(model.task.abandoned_query(some), some)
+
+    def difference():
+        kept, abandoned = (model.task.abandoned_query.queries(some, tf.fill([4], flag)) for flag in (False, True))
+        return np.abs(abandoned - kept)[:, :D].max()
+
+    assert difference() == 0
     model.compile(optimizer=tf.keras.optimizers.Adam(0.1))
     model.fit(tf.data.Dataset.from_tensors(_batch(n_fp=2)).repeat(3), verbose=0)
-    assert np.abs(model.task.abandoned_query(some) - some).max() > 0.01
+    assert difference() > 0.01
