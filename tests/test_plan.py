@@ -102,7 +102,14 @@ def test_what_a_run_comes_to_depends_on_data_model_training_and_seed_alone(tmp_p
     assert run_fingerprint(renamed) == run_fingerprint(run)
     others = [plan.run(cell, {}, 2), plan.run(cell, {"training.learning_rate": 0.5}, 1)]
     others.append(plan.run(cell, {"model.loss.margin": 2}, 1))
-    assert len({run_fingerprint(other) for other in (run, *others)}) == 4
+    others += [plan.run(Cell("log", "stamp", "vanilla"), {}, 1), plan.run(cell, {"model.loss.gate": "hard"}, 1)]
+    assert len({run_fingerprint(other) for other in (run, *others)}) == 6
+
+
+def test_a_default_that_is_written_out_names_the_same_run(tmp_path):
+    plan, cell = _plan(tmp_path), Cell("log", "narm", "vanilla")
+    written = {"model.loss.margin": 1.0, "training.batch_size": 128, "model.next_item": {"kind": "full_softmax"}}
+    assert run_fingerprint(plan.run(cell, written, 1)) == run_fingerprint(plan.run(cell, {}, 1))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ import pydantic
 from sklearn.model_selection import ParameterGrid
 
 from fp_tfrs import config_file
-from fp_tfrs.config import RunConfig, Section, dump, fingerprint
+from fp_tfrs.config import RunConfig, Section, fingerprint
 from fp_tfrs.config.section import field
 from fp_tfrs.errors import InputError
 from fp_tfrs.experiments.titles import TitlesPlan
@@ -189,8 +190,23 @@ class Plan:
 
 
 def run_fingerprint(run: RunConfig) -> str:
-    """Names what a training comes to: how a run is judged, served and called makes no difference to it."""
-    return fingerprint(dump(run.data), dump(run.model), dump(run.training), str(run.seed))
+    """Names what a training comes to: how a run is judged, served and called makes no difference to it.
+
+    Values at their defaults do not count, so that finished runs keep their names when a field is added; whoever changes what a
+    default does must start the ledger anew.
+    """
+    parts = (json.dumps(_chosen(section), sort_keys=True) for section in (run.data, run.model, run.training))
+    return fingerprint(*parts, str(run.seed))
+
+
+def _chosen(section: Section) -> Settings:
+    """The values that are not defaults, as plain JSON, and the section's kind."""
+    plain = section.model_dump(mode="json")
+    fields = {name: getattr(section, name) for name in type(section).model_fields}
+    chosen = {name: value for name, value in fields.items() if value != type(section).model_fields[name].default}
+    return {"kind": type(section).__name__} | {
+        name: _chosen(value) if isinstance(value, Section) else plain[name] for name, value in chosen.items()
+    }
 
 
 def _shuffled(space: Mapping[str, tuple[Any, ...]], swept: str) -> list[Settings]:
