@@ -89,7 +89,7 @@ def test_every_seed_of_the_chosen_settings_has_a_row_and_the_best_trial_is_chose
     assert [(row["method"], row["seed"]) for row in rows] == [
         (method, seed) for method in ("fp_simple", "fp_adametric") for seed in "12"
     ]
-    for cell in workshop.plan.cells():
+    for cell in workshop.plan.experiment.cells():
         trials = workshop.trials(cell)
         assert len(trials) == 2
         best = max(training.val_mrr for _, training in trials)
@@ -103,7 +103,7 @@ def test_the_ranks_are_those_of_the_exported_model(finished, tmp_path):
     folder, _ = finished
     plan = Plan(str(folder / "small.yaml"))
     workshop = Workshop(plan, local_runner.prepare_data, folder / "root", folder / "results")
-    cell = next(plan.cells())
+    cell = plan.experiment.cells()[0]
     run = plan.run(cell, workshop.chosen(cell), 2)
     files = local_runner.prepare_data(plan.data_run("log"), str(folder / "root" / "data" / "log"))
     data = load(files, run)

@@ -55,14 +55,14 @@ def test_other_runs_data_can_take_the_place_of_the_experiments_without_their_mod
     mine = {**RUN, "name": "mine", "training": {"batch_size": 7}, "model": {"cosine_scale": 9}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
     plan = Plan(str(tmp_path / "small.yaml"), [str(tmp_path / "mine.yaml")])
-    assert {cell.data_set for cell in plan.cells()} == {"mine"}
-    run = plan.run(next(plan.cells()), {}, 1)
+    assert {cell.data_set for cell in plan.experiment.cells()} == {"mine"}
+    run = plan.run(plan.experiment.cells()[0], {}, 1)
     assert run.training.batch_size == 7 and run.model.cosine_scale is None
 
 
 def test_every_cell_tries_as_many_settings_and_the_same_shared_ones(tmp_path):
     plan = _plan(tmp_path)
-    tried = {cell.method: plan.candidates(cell) for cell in plan.cells()}
+    tried = {cell.method: plan.candidates(cell) for cell in plan.experiment.cells()}
     assert [len(settings) for settings in tried.values()] == [3, 4]  # vanilla has but three
     shared = [settings["training.learning_rate"] for settings in tried["fp_metric"]]
     assert shared[:3] == [settings["training.learning_rate"] for settings in tried["vanilla"]]
@@ -83,7 +83,7 @@ def test_with_enough_trials_every_combination_is_tried_once(tmp_path):
 
 def test_a_sweep_gives_every_method_each_value_of_each_path_and_searches_none_of_it(tmp_path):
     plan = _plan(tmp_path, sweep={"model.loss.margin": [1, 5], "model.loss.lambda_fp": [0.1]}, trials=50)
-    cells = [cell for cell in plan.cells() if (cell.tower, cell.method) == ("narm", "fp_metric")]
+    cells = [cell for cell in plan.experiment.cells() if (cell.tower, cell.method) == ("narm", "fp_metric")]
     assert [(cell.swept, cell.value) for cell in cells] == [
         ("model.loss.margin", 1),
         ("model.loss.margin", 5),

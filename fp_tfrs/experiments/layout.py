@@ -68,7 +68,7 @@ class Table:
     def to_html(self) -> str:
         """A <table> and its notes, without the title: no style, script or link; all texts escaped."""
         is_grouped = any(name for name, _ in self.groups)
-        rows = ' rowspan="2"' if is_grouped else ""
+        rows = f' rowspan="{1 + is_grouped}"'
         heads = "".join(f'<th scope="col"{rows}>{html.escape(head)}</th>' for head in self.heads)
         columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for _, names in self.groups for name in names)
         groups = "".join(

@@ -15,7 +15,7 @@ import copy
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +53,20 @@ class ChoicePlan(Section):
     def _check(self) -> ChoicePlan:
         _check_paths((*self.set, *self.search))
         return self
+
+
+class Cell(NamedTuple):
+    """One place of the grid. With a sweep, a method is many cells: one for each (swept, value)."""
+
+    data_set: str
+    tower: str
+    method: str
+    swept: str = ""  # dotted path; "" = not of a sweep
+    value: Any = None
+
+    def __str__(self) -> str:
+        sweep = f" {self.swept.rsplit('.', 1)[-1]}={self.value}" if self.swept else ""
+        return f"{self.data_set}/{self.tower}/{self.method}{sweep}"
 
 
 class Experiment(Section):
@@ -97,19 +111,11 @@ class Experiment(Section):
         """The methods that the others are tested against."""
         return self.against or tuple(self.methods)[:1]
 
-
-class Cell(NamedTuple):
-    """One place of the grid. With a sweep, a method is many cells: one for each (swept, value)."""
-
-    data_set: str
-    tower: str
-    method: str
-    swept: str = ""  # dotted path; "" = not of a sweep
-    value: Any = None
-
-    def __str__(self) -> str:
-        sweep = f" {self.swept.rsplit('.', 1)[-1]}={self.value}" if self.swept else ""
-        return f"{self.data_set}/{self.tower}/{self.method}{sweep}"
+    def cells(self) -> list[Cell]:
+        """All cells, in the order of work: tower by tower, so that a stopped experiment has one on all data sets."""
+        swept = [(path, value) for path, values in self.sweep.items() for value in values] or [("", None)]
+        grid = itertools.product(self.towers, self.data_sets, self.methods, swept)
+        return [Cell(data_set, tower, method, *sweep) for tower, data_set, method, sweep in grid]
 
 
 class Plan:
@@ -139,18 +145,9 @@ class Plan:
             name: {**config_file.read_values(os.path.join(folder, plan.config)), "model": {}}
             for name, plan in self.experiment.data_sets.items()
         }
-        for cell in self.cells():  # whatever is wrong shows now, not after an hour
+        for cell in self.experiment.cells():  # whatever is wrong shows now, not after an hour
             for settings in self.candidates(cell):
                 self.run(cell, settings, self.experiment.seeds[0])
-
-    def cells(self) -> Iterator[Cell]:
-        """All cells, in the order of work: tower by tower, so that a stopped experiment has one on all data sets."""
-        swept = [(path, value) for path, values in self.experiment.sweep.items() for value in values] or [("", None)]
-        for tower in self.experiment.towers:
-            for data_set in self.experiment.data_sets:
-                for method in self.experiment.methods:
-                    for path, value in swept:
-                        yield Cell(data_set, tower, method, path, value)
 
     def candidates(self, cell: Cell) -> list[Settings]:
         """The different settings that tuning tries, `trials` at most, in order."""
@@ -181,7 +178,7 @@ class Plan:
 
     def data_run(self, data_set: str) -> RunConfig:
         """A run of the data set that makes all side features that one of its cells needs, with the file's own seed."""
-        cells = [cell for cell in self.cells() if cell.data_set == data_set]
+        cells = [cell for cell in self.experiment.cells() if cell.data_set == data_set]
         runs = [self.run(cell, self.candidates(cell)[0], self.experiment.seeds[0]) for cell in cells]
         run = next((run for run in runs if run.model.has_users), runs[0])
         return run.model_copy(

@@ -18,7 +18,7 @@ from fp_tfrs.experiments.titles import read_titles
 def read_results(workshop: Workshop) -> Results:
     """What is finished so far; cells without a finished run are left out."""
     plan = workshop.plan
-    found = [result for result in (_read_cell(workshop, cell) for cell in plan.cells()) if result.runs]
+    found = [result for result in (_read_cell(workshop, cell) for cell in plan.experiment.cells()) if result.runs]
     data_sets = {
         name: _read_data_set(workshop, name) for name in dict.fromkeys(result.cell.data_set for result in found)
     }
@@ -62,7 +62,7 @@ def _environment(workshop: Workshop) -> dict[str, str]:
     trained = workshop.ledger.trainings()
     names = {
         run_fingerprint(workshop.plan.run(cell, settings, seed))
-        for cell in workshop.plan.cells()
+        for cell in workshop.plan.experiment.cells()
         for settings in workshop.plan.candidates(cell)
         for seed in workshop.plan.experiment.seeds
     } & trained.keys()

@@ -70,7 +70,7 @@ class Workshop:
         Args:
             on_line: takes a line of text after each training.
         """
-        cells = list(self.plan.cells())
+        cells = self.plan.experiment.cells()
         n_all = sum(self._count(cell) for cell in cells)
         seconds: list[float] = []
         while True:

@@ -104,7 +104,7 @@ def difference_table(results: Results, differences: Differences, data_set: str) 
     experiment = results.experiment
     pairs = [
         Pair(cell, cell._replace(method=reference))
-        for cell in _cells(results)
+        for cell in results.experiment.cells()
         for reference in experiment.references
         if cell.data_set == data_set and cell.method not in experiment.references
     ]
@@ -193,7 +193,9 @@ def _method_table(
 ) -> Table:
     finished = {result.cell: result for result in results.cells if result.runs}
     rows_of: dict[Cell, None] = dict.fromkeys(
-        cell._replace(data_set="") for cell in _cells(results) if cell.data_set in data_sets and cell in finished
+        cell._replace(data_set="")
+        for cell in results.experiment.cells()
+        if cell.data_set in data_sets and cell in finished
     )
     entries: dict[tuple[Cell, str], Entry] = {}  # (cell, metric)
     means: dict[tuple[Cell, str], float] = {}
@@ -274,14 +276,6 @@ def _by_seed(result: CellResult, results: Results, metrics: Sequence[str]) -> di
     return {metric: np.array([of_seed[metric] for of_seed in found]) for metric in metrics}
 
 
-def _cells(results: Results) -> list[Cell]:
-    """Those planned, in the plan's order, whether they have run or not."""
-    experiment = results.experiment
-    swept = [(path, value) for path, values in experiment.sweep.items() for value in values] or [("", None)]
-    grid = itertools.product(results.data_sets, experiment.towers, experiment.methods, swept)
-    return [Cell(data_set, tower, method, *sweep) for data_set, tower, method, sweep in grid]
-
-
 def _method_notes(results: Results, data_sets: Sequence[str], n_tests: int) -> tuple[str, ...]:
     references = results.experiment.references
     rival = f"{'the best of ' if len(references) > 1 else ''}{', '.join(references)}"
@@ -319,7 +313,7 @@ def _seeds_note(results: Results, data_sets: Sequence[str]) -> list[str]:
 def _missing_note(results: Results, data_sets: Sequence[str]) -> list[str]:
     n_runs = {result.cell: len(result.runs) for result in results.cells}
     n_seeds = len(results.experiment.seeds)
-    cells = [cell for cell in _cells(results) if cell.data_set in data_sets]
+    cells = [cell for cell in results.experiment.cells() if cell.data_set in data_sets]
     missing = [str(cell) for cell in cells if not n_runs.get(cell)]
     partly = [f"{cell} ({n_runs[cell]} of {n_seeds})" for cell in cells if 0 < n_runs.get(cell, 0) < n_seeds]
     return [
