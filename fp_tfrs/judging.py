@@ -46,11 +46,24 @@ def evaluate_export(
         seed: of the resamples.
         baseline_dir: the pushed version to compare with; "" = none.
         on_ranked: see `evaluation.evaluate`.
+
+    Raises:
+        InputError: the model ranks by users or histories, which `data` does not have.
     """
+    model = SavedModel(model_dir)
+    needs = (
+        ("user_id", "data.columns.user_id", data.columns.user_id),
+        ("history_item_id", "data.history", data.history),
+    )
+    for name, needed, found in needs:
+        if name in model.takes("rank") and found is None:
+            raise InputError(
+                f"{model_dir} ranks by {name}, but the configuration has no {needed}; evaluate with its own"
+            )
     catalogue = read_catalogue(model_dir)
     simulation = data.source.simulation
     return evaluation.evaluate(
-        SavedModel(model_dir),
+        model,
         examples.read_sessions(examples_dir, schema.TEST),
         examples.read_sessions(examples_dir, schema.TRAIN),
         catalogue,

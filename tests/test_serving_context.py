@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fp_tfrs import expectations, probe, recommender, schema, serving
-from fp_tfrs.config import RunConfig
+from fp_tfrs import expectations, judging, probe, recommender, schema, serving
+from fp_tfrs.config import EvaluationConfig, RunConfig
+from fp_tfrs.errors import InputError
 from fp_tfrs.methods import resolve
 from fp_tfrs.model import SessionModel
 from fp_tfrs.saved_model import SavedModel
@@ -292,6 +293,13 @@ def test_an_export_holds_what_makes_a_query_and_nothing_that_only_training_needs
     assert collections.Counter(exported) == collections.Counter(map(tuple, shapes))
     vocabularies = {path.name for path in (export.directory / "assets").iterdir()}
     assert vocabularies == {schema.ITEM_VOCABULARY} | ({schema.USER_VOCABULARY} if model.users is not None else set())
+
+
+def test_a_model_is_not_evaluated_without_the_context_that_it_ranks_by(export, tmp_path):
+    data = export.run.data.model_copy(update={"history": None})
+    message = ("ranks by history_item_id, but the configuration has no data.history" if "history_item_id" in export.saved.takes("rank") else "manifest")
+    with pytest.raises(InputError, match=message):
+        judging.evaluate_export(str(export.directory), str(tmp_path), data, EvaluationConfig(), 1)
 
 
 def test_the_probe_passes(export):

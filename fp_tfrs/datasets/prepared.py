@@ -93,7 +93,9 @@ def _make(builder: Any, folder: str | None, n_bytes: int) -> None:
     if n_bytes > BEAM_BYTES:
         from apache_beam.options.pipeline_options import PipelineOptions
 
-        workers = PipelineOptions(direct_num_workers=0, direct_running_mode="multi_processing")
+        # Beam starts its workers by a shell command in which it does not quote Python's path: with a space they never start.
+        mode = "in_memory" if " " in sys.executable else "multi_processing"
+        workers = PipelineOptions(direct_num_workers=0, direct_running_mode=mode)
         options = {"beam_runner": "FnApiRunner", "beam_options": workers}
     say(f"{builder.info.full_name}: preparing its events in {builder.data_dir}")
     settings = tfds.download.DownloadConfig(
