@@ -12,6 +12,7 @@ import os
 from fp_tfrs import blessing, evaluation, examples, ranked_targets, schema
 from fp_tfrs.bayes import BayesBaseline
 from fp_tfrs.config import DataConfig, EvaluationConfig
+from fp_tfrs.errors import InputError
 from fp_tfrs.evaluation import OnRanked, Report
 from fp_tfrs.saved_model import SavedModel, list_versions, read_catalogue
 

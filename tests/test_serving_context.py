@@ -297,7 +297,11 @@ def test_an_export_holds_what_makes_a_query_and_nothing_that_only_training_needs
 
 def test_a_model_is_not_evaluated_without_the_context_that_it_ranks_by(export, tmp_path):
     data = export.run.data.model_copy(update={"history": None})
-    message = ("ranks by history_item_id, but the configuration has no data.history" if "history_item_id" in export.saved.takes("rank") else "manifest")
+    message = (
+        "ranks by history_item_id, but the configuration has no data.history"
+        if "history_item_id" in export.saved.takes("rank")
+        else "is not finished"
+    )
     with pytest.raises(InputError, match=message):
         judging.evaluate_export(str(export.directory), str(tmp_path), data, EvaluationConfig(), 1)
 
