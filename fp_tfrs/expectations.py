@@ -59,6 +59,8 @@ class Scorer:
     target_queries: Callable[[dict[str, np.ndarray]], np.ndarray]  # a batch with one target a session → [n, 1, Q]
     inputs: str  # of the method
     run: RunConfig
+    offset_of_kept: float = 0.0  # of the scores of the inputs' items (`repeat_offsets.py`)
+    offset_of_abandoned: float = 0.0
 
     @functools.cached_property
     def column(self) -> dict[str, int]:
@@ -90,15 +92,17 @@ class Scorer:
             known = [dict.fromkeys(item for item in r.history_item_id if item in self.column) for r in requests]
             batch[schema.HISTORY_INDEX] = _padded([[self._index(item) for item in items][:most] for items in known])
         items, queries = self.candidates.astype(np.float64), self.target_queries(batch)[:, 0].astype(np.float64)
-        for query, n in zip(queries, n_used):
-            yield self._score(query, items) if n else self.popularity_score.astype(np.float64)
+        for query, inputs in zip(queries, used):
+            yield self._score(query, items, inputs) if inputs else self.popularity_score.astype(np.float64)
 
-    def _score(self, query: np.ndarray, items: np.ndarray) -> np.ndarray:
+    def _score(self, query: np.ndarray, items: np.ndarray, inputs: list[tuple[int, bool]]) -> np.ndarray:
         n = items.shape[1]
         scores = items @ query[:n]
         if self.run.model.penalty:
             abandoned = query[n:]
             scores -= self.run.model.penalty * np.maximum(items[:, : len(abandoned)] @ abandoned, 0)
+        for index, is_fp in set(inputs):
+            scores[index - schema.FIRST_ITEM_INDEX] += self.offset_of_abandoned if is_fp else self.offset_of_kept
         return scores
 
     def _events(self, request: Request) -> list[tuple[int, bool]]:

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from fp_tfrs.config import CUTOFFS
 from fp_tfrs.errors import RunError
-from fp_tfrs.scoring import score_items, score_pairs
+from fp_tfrs.scoring import SeenOffsets, score_items, score_pairs
 
 METRIC_NAMES = tuple(f"{name}@{k}" for name in ("hr", "mrr", "ndcg") for k in CUTOFFS)
 
@@ -48,7 +48,12 @@ def ranks_from_scores(scores: np.ndarray, target_column: np.ndarray) -> np.ndarr
 
 
 def count_ranks(
-    queries: tf.Tensor, candidates: tf.Tensor, target_column: tf.Tensor, chunk_size: int, penalty: float = 0.0
+    queries: tf.Tensor,
+    candidates: tf.Tensor,
+    target_column: tf.Tensor,
+    chunk_size: int,
+    penalty: float = 0.0,
+    seen: SeenOffsets | None = None,
 ) -> tf.Tensor:
     """`ranks_from_scores` for the scores of `scoring.score_items`, without ever holding the [n, V] scores. Runs eagerly and in graphs.
 
@@ -62,21 +67,31 @@ def count_ranks(
         target_column: <int>[n] the target's row of candidates; negative = not in the catalogue.
         chunk_size: how many items' float32 scores would fill the memory to use.
         penalty: β of the inference-time penalty.
+        seen: of [n, L], offsets of scores, the target's too; None = none.
 
     Returns:
-        <int64>[n] rank, 1..V; 0 = target not in the catalogue; -1 = a vector that this row needs is NaN or infinite
-        (of finite ones no score is NaN), to be raised by the caller.
+        <int64>[n] rank, 1..V; 0 = target not in the catalogue; -1 = a vector or an offset that this row needs is NaN or
+        infinite (of finite ones no score is NaN), to be raised by the caller.
     """
     width = max(1, chunk_size // 4)
     n_items = tf.shape(candidates)[0]
     target_column = tf.cast(target_column, tf.int32)
     queries = tf.cast(queries, tf.float64)
     targets = tf.cast(tf.gather(candidates, tf.maximum(target_column, 0)), tf.float64)
-    target_score = tf.cast(score_pairs(queries, targets, penalty), tf.float32)
+    target_score = score_pairs(queries, targets, penalty)
+    is_finite = tf.reduce_all(tf.math.is_finite(queries), axis=1)
+    if seen is not None:
+        seen = SeenOffsets(tf.cast(seen.column, tf.int32), tf.cast(seen.offset, tf.float64))
+        is_target = seen.column == target_column[:, None]
+        target_score += tf.reduce_sum(tf.where(is_target, seen.offset, 0), axis=1)
+        is_finite &= tf.reduce_all(tf.math.is_finite(seen.offset), axis=1)
+        seen = seen._replace(column=tf.where(is_target, -1, seen.column))  # no rival of its own
+    target_score = tf.cast(target_score, tf.float32)
 
     def add_chunk(start: tf.Tensor, n_above: tf.Tensor, is_finite: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         items = tf.cast(candidates[start : start + width], tf.float64)
-        scores = tf.cast(score_items(queries, items, penalty), tf.float32)
+        exact = score_items(queries, items, penalty)
+        scores = tf.cast(exact, tf.float32)
         n_at_least = tf.reduce_sum(tf.cast(scores >= target_score[:, None], tf.int32), axis=1)
         # The target is no rival of its own: not to be counted in the chunk that has it.
         n_columns = tf.shape(items)[0]
@@ -84,12 +99,20 @@ def count_ranks(
         own_score = tf.gather(scores, tf.clip_by_value(column, 0, n_columns - 1), batch_dims=1)
         is_own = (column >= 0) & (column < n_columns) & (own_score >= target_score)
         n_above += n_at_least - tf.cast(is_own, tf.int32)
+        if seen is not None:
+            # Seen rivals were counted by their scores without offsets.
+            column = seen.column - start
+            without = tf.gather(exact, tf.clip_by_value(column, 0, n_columns - 1), batch_dims=1)
+            before, after = (tf.cast(s, tf.float32) >= target_score[:, None] for s in (without, without + seen.offset))
+            is_here = (seen.column >= 0) & (column >= 0) & (column < n_columns)
+            difference = tf.cast(after, tf.int32) - tf.cast(before, tf.int32)
+            n_above += tf.reduce_sum(tf.where(is_here, difference, 0), axis=1)
         return start + width, n_above, is_finite & tf.reduce_all(tf.math.is_finite(items))
 
     _, n_above, is_finite = tf.while_loop(
         lambda start, *_: start < n_items,
         add_chunk,
-        (tf.constant(0), tf.zeros_like(target_column), tf.reduce_all(tf.math.is_finite(queries), axis=1)),
+        (tf.constant(0), tf.zeros_like(target_column), is_finite),
         parallel_iterations=1,
     )
     rank = tf.where(target_column < 0, 0, n_above + 1)

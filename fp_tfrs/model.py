@@ -16,7 +16,8 @@ from fp_tfrs import schema
 from fp_tfrs.config import ModelConfig
 from fp_tfrs.methods import resolve
 from fp_tfrs.next_item import DrawnItems, NextItemLoss
-from fp_tfrs.scoring import mean_before
+from fp_tfrs.repeat_offsets import RepeatOffsets
+from fp_tfrs.scoring import SeenOffsets, mean_before
 from fp_tfrs.task import FalsePositiveTask
 from fp_tfrs.towers import build_tower
 from fp_tfrs.towers.inputs import TowerInputs
@@ -70,6 +71,7 @@ class SessionModel(tfrs.Model):
         self.concat = None if kind == "none" else UserConcat(kind, dim, seeds[4], name="concat")
         is_marked = resolve(config).inputs == "marked"
         self.marks = FeedbackMarks(dim, seeds[5], name="marks") if is_marked else None
+        self.repeat_offsets = RepeatOffsets(name="repeat_offsets") if config.repeat_offsets else None
         self.next_item = NextItemLoss(config.next_item, item_counts, seeds[6])
         self._has_history = config.has_history
         self.session_embeddings(_one_empty_session())  # builds the tower
@@ -114,6 +116,14 @@ class SessionModel(tfrs.Model):
             queries = tf.concat([queries, tf.gather(means, batch[schema.TARGET_EVENT], batch_dims=1)], -1)
         return queries
 
+    def seen_offsets(self, batch: Batch) -> SeenOffsets | None:
+        """A ranking batch → of `[B, E, T]`, for each target what is added to scores; None = nothing."""
+        if self.repeat_offsets is None:
+            return None
+        return self.repeat_offsets.before(
+            batch[schema.ITEM_INDEX], batch[schema.INPUT_IS_FP], batch[schema.TARGET_POSITION]
+        )
+
     def candidates(self) -> tf.Tensor:
         """`<float32>[V, P]` that queries are scored with: row r is the item with index FIRST_ITEM_INDEX + r."""
         items = self._as_scored(self.items.item_embeddings())
@@ -143,7 +153,12 @@ class SessionModel(tfrs.Model):
 
         def next_item_loss(queries: tf.Tensor, position: tf.Tensor, extra: tf.Tensor | None) -> tf.Tensor:
             if drawn is None:
-                return self.next_item(queries, candidates_of(self.items.item_embeddings(), None), position, extra)
+                cost = self.next_item(queries, candidates_of(self.items.item_embeddings(), None), position, extra)
+                if self.repeat_offsets is None:
+                    return cost
+                columns = (inputs[schema.ITEM_INDEX] - schema.FIRST_ITEM_INDEX, position)
+                scored = [candidates_of(self.items(c + schema.FIRST_ITEM_INDEX), c) for c in columns]
+                return self.repeat_offsets.add_to_loss(cost, queries, inputs, *scored)
             negatives, positives = (candidates_of(rows(p + schema.FIRST_ITEM_INDEX), p) for p in (drawn, position))
             return self.next_item(queries, DrawnItems(drawn, negatives, positives), position, extra)
 

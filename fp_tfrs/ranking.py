@@ -14,6 +14,7 @@ from fp_tfrs.config import ModelConfig
 from fp_tfrs.dataset import is_ranked, ranked_sessions, ranking_batches
 from fp_tfrs.metrics import count_ranks
 from fp_tfrs.model import SessionModel
+from fp_tfrs.scoring import SeenOffsets
 from fp_tfrs.session_table import SessionTable
 
 _RANK_CHUNK_SIZE = 4096  # items: at most 100 MiB of scores for 128 sessions of 50 targets
@@ -55,4 +56,7 @@ class TargetRanking:
         queries = self._model.target_queries(batch)
         is_target = batch[schema.TARGET_INDEX] != schema.PAD_INDEX
         column = batch[schema.TARGET_INDEX][is_target] - schema.FIRST_ITEM_INDEX
-        return count_ranks(queries[is_target], candidates, column, _RANK_CHUNK_SIZE, self._model.penalty)
+        seen = self._model.seen_offsets(batch)
+        if seen is not None:
+            seen = SeenOffsets(seen.column[is_target], seen.offset[is_target])
+        return count_ranks(queries[is_target], candidates, column, _RANK_CHUNK_SIZE, self._model.penalty, seen)

@@ -16,7 +16,7 @@ from fp_tfrs import schema
 from fp_tfrs.config import RunConfig
 from fp_tfrs.methods import resolve
 from fp_tfrs.metrics import count_ranks
-from fp_tfrs.scoring import score_items
+from fp_tfrs.scoring import SeenOffsets, score_items
 
 RANK_CHUNK = 8_192  # items that `rank` scores at once
 
@@ -105,6 +105,7 @@ class Recommender(tf.Module):
 
     Args:
         target_queries: a batch of `schema.py` with one target a session → <float32>[B, 1, Q]; see `SessionModel`.
+        seen_offsets: such a batch → what is added to scores, of [B, 1, T]; None = nothing.
         candidates: <float32>[V, P], what queries are scored with.
         popularity: number of kept clicks of each item in training [V].
         vocabulary_path, user_vocabulary_path: text files, one id a line; the users' only for a model with users.
@@ -115,6 +116,7 @@ class Recommender(tf.Module):
     def __init__(
         self,
         target_queries: Callable[[Tensors], tf.Tensor],
+        seen_offsets: Callable[[Tensors], SeenOffsets | None],
         candidates: np.ndarray,
         popularity: np.ndarray,
         vocabulary_path: str,
@@ -142,7 +144,7 @@ class Recommender(tf.Module):
         self._max_history = run.data.history.max_items if run.model.has_history and run.data.history else None
         self._has_users = user_vocabulary_path is not None
         self._top_k, self._is_seen_excluded = min(run.serving.top_k, len(candidates)), run.serving.exclude_seen
-        self._model_version = model_version
+        self._model_version, self._seen_offsets = model_version, seen_offsets
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """The signatures by name, traced; from here on the module tracks the model's variables that they use."""
@@ -199,7 +201,7 @@ class Recommender(tf.Module):
         the answer is "" with −∞.
         """
         column, batch = self._events(item_id, is_false_positive, context)
-        scores = score_items(self._query(batch), self.candidates, self._penalty)
+        scores = score_items(self._query(batch), self.candidates, self._penalty, self._seen(batch))
         scores = tf.where(_is_empty(batch)[:, tf.newaxis], self.popularity_score, scores)
         if self._is_seen_excluded:
             scores = exclude(scores, column)
@@ -221,7 +223,9 @@ class Recommender(tf.Module):
         ranks = tf.where(
             _is_empty(batch),
             tf.where(target_column >= 0, popularity_rank, 0),
-            count_ranks(self._query(batch), self.candidates, target_column, RANK_CHUNK, self._penalty),
+            count_ranks(
+                self._query(batch), self.candidates, target_column, RANK_CHUNK, self._penalty, self._seen(batch)
+            ),
         )
         return {"rank": ranks}
 
@@ -252,6 +256,10 @@ class Recommender(tf.Module):
 
     def _query(self, batch: Tensors) -> tf.Tensor:
         return self._target_queries(batch)[:, 0]
+
+    def _seen(self, batch: Tensors) -> SeenOffsets | None:
+        found = self._seen_offsets(batch)
+        return None if found is None else SeenOffsets(found.column[:, 0], found.offset[:, 0])
 
 
 def _number_of_line(asset: tf.saved_model.Asset) -> tf.lookup.StaticHashTable:

@@ -10,36 +10,59 @@ where E_i, the item's embedding, is the beginning of its candidate. What is like
 them does not rise. Causal: only what was abandoned before the target counts. Our choice; it stands beside Rocchio's
 relevance feedback (1971), which subtracts the mean without the max.
 
+Items that the session has had may have offsets o_i, which are added to their scores (`repeat_offsets.py`).
+
 Worked example, D = 2, β = 0.5: q = [1, 0], ē = [2, 0], candidates [3, 0] and [−1, 0]: 3 − 0.5 · 6 = 0 and −1 − 0 = −1.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 
-def score_items(queries: tf.Tensor, candidates: tf.Tensor, penalty: float = 0.0) -> tf.Tensor:
+class SeenOffsets(NamedTuple):
+    """Offsets of the scores of the items that a session has had, at most L of them, each once in its row.
+
+    Attributes:
+        column: `<int>[..., L]` the item's row of the candidates; negative = none
+        offset: `<float>[..., L]` o; 0 where there is none
+    """
+
+    column: tf.Tensor
+    offset: tf.Tensor
+
+
+def score_items(
+    queries: tf.Tensor, candidates: tf.Tensor, penalty: float = 0.0, seen: SeenOffsets | None = None
+) -> tf.Tensor:
     """Scores of every candidate for every query.
 
     Args:
         queries: `<float>[n, P]`, or `<float>[n, P + D]` with ē for a penalty.
         candidates: `<float>[C, P]`, whose first D columns are the item's embedding.
         penalty: β ≥ 0.
+        seen: of `[n, L]`; None = no offsets.
 
     Returns:
         `<float>[n, C]`
     """
     n_columns = candidates.shape[-1]
     scores = tf.matmul(queries[:, :n_columns], candidates, transpose_b=True)
-    if penalty == 0:
-        return scores
-    abandoned = queries[:, n_columns:]
-    likeness = tf.matmul(abandoned, candidates[:, : abandoned.shape[-1]], transpose_b=True)
-    return scores - penalty * tf.nn.relu(likeness)
+    if penalty != 0:
+        abandoned = queries[:, n_columns:]
+        likeness = tf.matmul(abandoned, candidates[:, : abandoned.shape[-1]], transpose_b=True)
+        scores -= penalty * tf.nn.relu(likeness)
+    if seen is not None:
+        where = tf.where(seen.column >= 0)
+        cells = tf.stack([tf.cast(where[:, 0], seen.column.dtype), tf.gather_nd(seen.column, where)], axis=1)
+        scores = tf.tensor_scatter_nd_add(scores, cells, tf.gather_nd(seen.offset, where))
+    return scores
 
 
 def score_pairs(queries: tf.Tensor, candidates: tf.Tensor, penalty: float = 0.0) -> tf.Tensor:
-    """`score_items` of each query and the candidate in the same row: `<float>[n]`."""
+    """`score_items` of each query and the candidate in the same row, without offsets: `<float>[n]`."""
     n_columns = candidates.shape[-1]
     scores = tf.reduce_sum(queries[:, :n_columns] * candidates, -1)
     if penalty == 0:

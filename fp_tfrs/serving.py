@@ -20,7 +20,9 @@ from fp_tfrs.config import RunConfig
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.methods import resolve
 from fp_tfrs.recommender import Recommender, popularity_score
+from fp_tfrs.repeat_offsets import RepeatOffsets
 from fp_tfrs.saved_model import SavedModel
+from fp_tfrs.scoring import SeenOffsets
 from fp_tfrs.sessions import Session
 from fp_tfrs.vocabulary import read_vocabulary
 
@@ -28,7 +30,10 @@ from fp_tfrs.vocabulary import read_vocabulary
 class TrainedModel(Protocol):
     """What is read of a trained model (`fp_tfrs.model.SessionModel` is one)."""
 
+    repeat_offsets: RepeatOffsets | None
+
     def target_queries(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor: ...
+    def seen_offsets(self, batch: Mapping[str, tf.Tensor]) -> SeenOffsets | None: ...
     def candidates(self) -> tf.Tensor: ...
 
 
@@ -71,8 +76,16 @@ def export(
     # Traced once for all signatures; AutoGraph would take seconds to find that there is nothing for it to convert.
     target_queries = tf.function(model.target_queries, autograph=False, reduce_retracing=True)
     recommender = Recommender(
-        target_queries, candidates, popularity, vocabulary_path, user_vocabulary_path, run, model_version
+        target_queries,
+        model.seen_offsets,
+        candidates,
+        popularity,
+        vocabulary_path,
+        user_vocabulary_path,
+        run,
+        model_version,
     )
+    of_kept, of_abandoned = (0.0, 0.0) if model.repeat_offsets is None else model.repeat_offsets.offsets.numpy()[0]
     scorer = expectations.Scorer(
         vocabulary=vocabulary,
         user_vocabulary=read_vocabulary(user_vocabulary_path) if user_vocabulary_path else [],
@@ -81,6 +94,8 @@ def export(
         target_queries=lambda batch: model.target_queries({k: tf.constant(v) for k, v in batch.items()}).numpy(),
         inputs=resolve(run.model).inputs,
         run=run,
+        offset_of_kept=of_kept,
+        offset_of_abandoned=of_abandoned,
     )
     expected = expectations.expect(sessions, scorer)
     stage = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")

@@ -26,6 +26,7 @@ MODELS = {
     "narm": {"method": "fp_simple", "tower": NARM, "penalty": 0.4, "cosine_scale": 8.0},
     "sr_gnn": {"method": "vanilla", "tower": config.SrGnnConfig(embedding_dim=DIM)},
     "sdm": {"method": "entire_space", "tower": SDM, "user_concat": "gate"},
+    "repeat_offsets": {"method": "skip_aware", "tower": NARM, "repeat_offsets": True},
 }
 
 
@@ -154,6 +155,10 @@ def test_top_items_are_those_of_all_scores_before_the_target(analysed):
             of_items = items @ head.item_kernel.numpy() + head.item_constant.numpy()
             logit = of_items @ (s @ head.session_kernel.numpy() + head.session_constant.numpy())
             scores += run.model.loss.satisfaction_beta * (logit + head.item_bias.numpy())
+        if model.repeat_offsets is not None:
+            past = zip(session.item_id[:position], session.is_false_positive[:position], strict=True)
+            for item, is_fp in {event for event in past if event[0] in CATALOGUE}:
+                scores[int(item[1:])] += model.repeat_offsets.offsets.numpy()[0, int(is_fp)]
         if run.model.penalty:
             before = zip(session.item_id[:position], session.is_false_positive[:position], strict=True)
             abandoned = [int(i[1:]) for i, is_fp in before if is_fp and i in CATALOGUE]

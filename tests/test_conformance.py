@@ -36,6 +36,7 @@ VARIANTS = {
     "marked": ("fp_metric", {"inputs": "marked"}),
     "penalty": ("fp_simple", {"penalty": 0.7}),
     "penalty_and_satisfaction": ("entire_space", {"penalty": 0.7}),
+    "repeat_offsets": ("two_queries", {"repeat_offsets": True}),
     "softmax_form": ("not_to_recommend", {"loss": {"not_to_recommend_form": "softmax"}}),
 }
 MODELS = [*METHODS, *VARIANTS]

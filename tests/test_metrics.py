@@ -4,10 +4,13 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fp_tfrs.config import CUTOFFS
 from fp_tfrs.errors import RunError
 from fp_tfrs.metrics import METRIC_NAMES, count_ranks, metric_matrix, ranks_from_scores
+from fp_tfrs.scoring import SeenOffsets
 
 
 def oracle(scores, target):
@@ -124,3 +127,41 @@ def test_count_ranks_shows_nan_and_unknown_targets():
     for broken in (np.nan, np.inf):
         items[1, 1] = broken
         assert count_ranks(sessions, items, np.array([0, 0, 0]), 4).numpy().tolist() == [-1, -1, -1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), chunk_size=st.sampled_from([4, 12, 60, 1000]))
+def test_count_ranks_with_offsets_is_that_of_all_scores_with_offsets(seed, chunk_size):
+    """Small whole and half numbers: ties with and without offsets abound, and all sums are exact."""
+    rng = np.random.default_rng(seed)
+    sessions, items = (rng.integers(-2, 3, shape).astype(np.float32) for shape in ((7, 3), (15, 3)))
+    target = rng.integers(-1, 15, 7)
+    column = np.stack([rng.permutation(15)[:5] for _ in range(7)])
+    column[rng.random(column.shape) < 0.3] = -1
+    offset = (rng.integers(-6, 7, column.shape) / 2 * (column >= 0)).astype(np.float32)
+    scores = sessions @ items.T
+    for row, k in np.argwhere(column >= 0):
+        scores[row, column[row, k]] += offset[row, k]
+    expected = np.where(target >= 0, ranks_from_scores(scores, np.maximum(target, 0)), 0)
+    seen = SeenOffsets(tf.constant(column), tf.constant(offset))
+    assert count_ranks(sessions, items, target, chunk_size, seen=seen).numpy().tolist() == expected.tolist()
+
+
+def test_count_ranks_with_offsets_does_not_depend_on_chunk_or_batch_and_shows_nan():
+    rng = np.random.default_rng(4)
+    sessions, items = (rng.normal(size=shape).astype(np.float32) for shape in ((33, 50), (301, 50)))
+    target = rng.integers(0, 301, 33)
+    column = np.stack([rng.permutation(301)[:20] for _ in range(33)])
+    column[:, 0] = np.where((column == target[:, None]).any(1), -1, target)
+    offset = rng.normal(size=column.shape).astype(np.float32) * 5 * (column >= 0)
+    exact = sessions.astype(np.float64) @ items.astype(np.float64).T
+    np.add.at(exact, (np.arange(33)[:, None], np.maximum(column, 0)), offset)
+    expected = ranks_from_scores(exact.astype(np.float32), target).tolist()
+    for chunk_size in (4, 400, 2000):
+        seen = SeenOffsets(tf.constant(column), tf.constant(offset))
+        assert count_ranks(sessions, items, target, chunk_size, seen=seen).numpy().tolist() == expected
+    offset[2, 3] = np.nan
+    for row in range(4):
+        seen = SeenOffsets(tf.constant(column[row : row + 1]), tf.constant(offset[row : row + 1]))
+        rank = count_ranks(sessions[row : row + 1], items, target[row : row + 1], 400, seen=seen).numpy()[0]
+        assert rank == (-1 if row == 2 else expected[row])

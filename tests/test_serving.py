@@ -167,7 +167,7 @@ def test_ids_get_the_positions_that_the_transform_gave_them(tmp_path):
     path = tmp_path / "vocabulary"
     path.write_text("".join(f"{item}\n" for item in items))
     exported = recommender.Recommender(
-        lambda _: _, np.zeros([9, 2]), np.zeros(9), str(path), None, run_config("vanilla"), ""
+        lambda _: _, lambda _: None, np.zeros([9, 2]), np.zeros(9), str(path), None, run_config("vanilla"), ""
     )
     asked = tf.constant([*items, "", "b", "a\n"])
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:  # eagerly, tft would leave marks on later tests

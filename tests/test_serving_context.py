@@ -1,5 +1,5 @@
-"""Exports of models that see more than kept items: users, histories, marks, a satisfaction head, a penalty. They answer by
-the definition, worked out here from the model's tables, and the probe finds what departs from it."""
+"""Exports of models that see more than kept items: users, histories, marks, a satisfaction head, a penalty, offsets.
+They answer by the definition, worked out here from the model's tables, and the probe finds what departs from it."""
 
 import collections
 import dataclasses
@@ -39,6 +39,7 @@ MODELS = {
         "loss": {"satisfaction_beta": SATISFACTION_BETA, "satisfaction_dim": 3},
         "tower": STAMP,
     },
+    "repeat_offsets": {"method": "two_queries", "repeat_offsets": True, "cosine_scale": 3.0, "tower": STAMP},
 }
 
 
@@ -143,6 +144,8 @@ class Export:
         sessions = self.model.session_embeddings({name: tf.constant(value) for name, value in batch.items()}).numpy()
         last = sessions[np.arange(len(requests)), [max(len(inputs) - 1, 0) for inputs in used]].astype(float)
         items = self.model.items.item_embeddings().numpy().astype(float)
+        if self.run.model.cosine_scale is not None:
+            items *= self.run.model.cosine_scale / np.linalg.norm(items, axis=1, keepdims=True)
         scores = last @ items.T
         head = self.model.task.satisfaction
         if head is not None:
@@ -154,6 +157,11 @@ class Export:
                 abandoned = [items[item] for item, is_fp in known if is_fp]
                 if abandoned:
                     scores[row] -= BETA * np.maximum(0, items @ np.mean(abandoned, 0))
+        if self.model.repeat_offsets is not None:
+            of_kept, of_abandoned = self.model.repeat_offsets.offsets.numpy()[0]
+            for row, inputs in enumerate(used):
+                for item in range(V):
+                    scores[row, item] += of_kept * ((item, 0) in inputs) + of_abandoned * ((item, 1) in inputs)
         return np.where([[bool(inputs)] for inputs in used], scores, POPULAR)
 
 
@@ -283,7 +291,7 @@ def test_the_command_line_passes_on_what_the_model_takes_and_refuses_the_rest(ex
 
 def test_an_export_holds_what_makes_a_query_and_nothing_that_only_training_needs(export):
     model = export.model
-    needed = [model.items, model.tower, model.users, model.concat, model.marks]
+    needed = [model.items, model.tower, model.users, model.concat, model.marks, model.repeat_offsets]
     shapes = [w.shape.as_list() for part in needed if part is not None for w in part.weights]
     if model.task.satisfaction is not None:
         shapes += [[8, 3], [3]]  # a(s); what items need is in the candidates
@@ -341,6 +349,11 @@ def test_the_probe_finds_an_export_that_reads_its_context_otherwise_than_trained
     if config.penalty:
         other = config.model_copy(update={"penalty": 0.9 * BETA})
         faults["a smaller penalty"] = {"run": export.run.model_copy(update={"model": other})}
+    if export.model.repeat_offsets is not None:
+        of_kept, of_abandoned = export.model.repeat_offsets.offsets.numpy()[0]
+        scorer = dataclasses.replace(scorer, offset_of_kept=of_kept, offset_of_abandoned=of_abandoned)
+        faults["no offset of kept items"] = {"offset_of_kept": 0.0}
+        faults["no offset of abandoned items"] = {"offset_of_abandoned": 0.0}
     for name, fault in faults.items():
         expected = expectations.expect(export.sessions, dataclasses.replace(scorer, **fault))
         expectations.write(copy / expectations.FILE_NAME, expected)

@@ -6,10 +6,9 @@ import tensorflow as tf
 from test_serving_context import ITEMS, MODELS, POPULARITY, USERS, U, V, draw, run_config
 
 from fp_tfrs import schema
-from fp_tfrs.dataset import ranking_batches
 from fp_tfrs.methods import METHODS
-from fp_tfrs.metrics import count_ranks
 from fp_tfrs.model import SessionModel
+from fp_tfrs.ranking import TargetRanking
 from fp_tfrs.recommender import Recommender
 from fp_tfrs.session_table import SessionTable
 from fp_tfrs.sessions import Session
@@ -70,17 +69,14 @@ def test_validation_and_serving_rank_alike(name, sessions, tmp_path):
     random = np.random.default_rng(2)
     model.set_weights([random.normal(0, 0.5, w.shape) if w.dtype == np.float32 else w for w in model.get_weights()])
 
-    validated = []
-    for batch in ranking_batches(table_of(sessions), run.model, batch_size=16):
-        is_target = batch[schema.TARGET_INDEX] != schema.PAD_INDEX
-        column = batch[schema.TARGET_INDEX][is_target] - schema.FIRST_ITEM_INDEX
-        ranks = count_ranks(model.target_queries(batch)[is_target], model.candidates(), column, 100, model.penalty)
-        validated += zip(column.numpy(), batch[schema.TARGET_IS_FP][is_target].numpy(), ranks.numpy())
+    ranking = TargetRanking(model, table_of(sessions), run.model, batch_size=16)
+    validated = sorted(zip(ranking.column, ranking.is_false_positive, ranking.ranks()))
 
     for file, ids in (("items", ITEMS), ("users", USERS)):
         (tmp_path / file).write_text("".join(f"{one}\n" for one in ids))
     paths = str(tmp_path / "items"), str(tmp_path / "users") if has_users else None
-    recommender = Recommender(model.target_queries, model.candidates().numpy(), POPULARITY, *paths, run, "1")
+    candidates = model.candidates().numpy()
+    recommender = Recommender(model.target_queries, model.seen_offsets, candidates, POPULARITY, *paths, run, "1")
     targets = list_targets(sessions, ITEMS)
     before = [(targets.sessions[s], n) for s, n in zip(targets.session, targets.position)]
     inputs = {
@@ -95,7 +91,6 @@ def test_validation_and_serving_rank_alike(name, sessions, tmp_path):
 
     assert len(served) > 100 and len(set(served)) > V / 2
     expected = sorted(zip(targets.column, targets.is_false_positive, served))
-    validated.sort()
     assert [row[:2] for row in validated] == [row[:2] for row in expected]
     # A batch's shape decides the last bits of its embeddings, and they an order of near-equals.
     difference = np.abs(np.array([row[2] for row in validated]) - [row[2] for row in expected])

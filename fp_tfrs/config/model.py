@@ -154,6 +154,11 @@ class ModelConfig(Section):
         "NISER (Gupta et al., 2019) has 16",
         gt=0,
     )
+    repeat_offsets: bool = field(
+        False,
+        "what was kept, and what was abandoned in the session before, gets a learned offset of its score each",
+        "our choice; RepeatNet (Ren et al., AAAI 2019) learns to repeat",
+    )
     next_item: NextItemConfig = field(NextItemConfig(), "next-item loss")
     loss: LossConfig = field(LossConfig(), "what false positives add to the loss")
 
@@ -191,4 +196,14 @@ class ModelConfig(Section):
         is_softmax_form = self.method == "not_to_recommend" and self.loss.not_to_recommend_form == "softmax"
         if is_softmax_form and kind != "full_softmax":
             raise ValueError(f"not_to_recommend_form: softmax needs next_item.kind: full_softmax, not {kind}")
+        if self.repeat_offsets:
+            if self.inputs is None and self.method not in ("skip_aware", "entire_space", "two_queries"):
+                raise ValueError(f"repeat_offsets with method {self.method} needs inputs: marked")
+            if self.inputs not in (None, "marked"):
+                raise ValueError(f"repeat_offsets needs inputs: marked, not {self.inputs}")
+            if kind != "full_softmax":
+                raise ValueError(f"repeat_offsets needs next_item.kind: full_softmax, not {kind}")
+            if self.penalty or is_softmax_form:
+                other = "a penalty" if self.penalty else "not_to_recommend_form: softmax"
+                raise ValueError(f"repeat_offsets does not go with {other}; leave one of them out")
         return self

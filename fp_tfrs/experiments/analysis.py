@@ -28,7 +28,7 @@ from fp_tfrs.dataset import TrainingBatches, is_ranked, ranked_sessions, ranking
 from fp_tfrs.gate import hard_gate
 from fp_tfrs.losses import pairwise_similarity
 from fp_tfrs.model import SessionModel
-from fp_tfrs.scoring import score_items
+from fp_tfrs.scoring import SeenOffsets, score_items
 from fp_tfrs.session_table import SessionTable
 from fp_tfrs.targets import Targets
 
@@ -154,8 +154,11 @@ def _top_items(model: SessionModel, config: ModelConfig, table: SessionTable, ev
     n_best = min(_TOP, candidates.shape[0])
     if not len(event):
         return np.empty([0, n_best], np.int64)
-    queries = model.target_queries(_batch_before(table, config, event))[:, 0]
-    best = tf.math.top_k(score_items(queries, candidates, model.penalty), n_best).indices
+    batch = _batch_before(table, config, event)
+    queries, seen = model.target_queries(batch)[:, 0], model.seen_offsets(batch)
+    if seen is not None:
+        seen = SeenOffsets(seen.column[:, 0], seen.offset[:, 0])
+    best = tf.math.top_k(score_items(queries, candidates, model.penalty, seen), n_best).indices
     return best.numpy().astype(np.int64)
 
 
