@@ -61,13 +61,13 @@ def model_of(method, **options):
     random = np.random.default_rng(0)
     for variable in model.trainable_variables:
         variable.assign_add(random.normal(size=variable.shape, scale=0.4))
-    model.repeat_offsets.offsets.assign(OFFSETS)
+    model.repeat_offsets.offsets = OFFSETS
     return model
 
 
 def test_worked_example_of_offsets():
     layer = RepeatOffsets()
-    layer.offsets.assign([[1, -3], [5, 0]])
+    layer.offsets = [[1, -3], [5, 0]]
     a, b, c = 2, 3, 4
     inputs = tf.constant([[a, b, a, c, 0]]), tf.constant([[False, True, True, False, False]])
     found = dense(layer.before(*inputs, tf.constant([[1, 3]])), 3)
@@ -89,7 +89,7 @@ def test_offsets_follow_the_definition_and_ignore_what_comes_later(seed):
     events, is_fp = batch[schema.ITEM_INDEX], batch[schema.INPUT_IS_FP]
     position = random.integers(0, np.maximum((events > 0).sum(1), 1)[:, None], [len(events), 3])
     layer = RepeatOffsets()
-    layer.offsets.assign(OFFSETS)
+    layer.offsets = OFFSETS
     found = dense(layer.before(*map(tf.constant, (events, is_fp, position.astype(np.int32)))), V)
     for b, e in np.ndindex(found.shape[:2]):
         expected = expected_offsets(events[b], is_fp[b], position[b, e], OFFSETS[0])
@@ -165,7 +165,7 @@ def test_scores_of_any_size_have_a_finite_loss_and_gradient():
 
 def test_offsets_of_zero_leave_the_loss_as_it_is():
     model, batch = model_of("two_queries"), {name: tf.constant(value) for name, value in draw_batch(2).items()}
-    model.repeat_offsets.offsets.assign(np.zeros([2, 2]))
+    model.repeat_offsets.offsets = np.zeros([2, 2])
     with_zeros = model.compute_loss(batch)
     model.repeat_offsets = None
     np.testing.assert_allclose(with_zeros, model.compute_loss(batch), rtol=1e-6)
