@@ -170,7 +170,7 @@ def draw_batch(config: ModelConfig, n_items: int, sizes: Sizes) -> dict[str, np.
     batch = {schema.ITEM_INDEX: items(shape), schema.LABEL: items(shape)}
     if method.inputs == "marked":
         batch[schema.INPUT_IS_FP] = random.random(shape) < 0.3
-    if method.has_satisfaction_head:
+    if method.reads_label_feedback:
         batch[schema.LABEL_IS_FP] = random.random(shape) < 0.3
     if method.has_soft_labels:
         batch[schema.LABEL_WEIGHT] = random.random(shape, np.float32)
