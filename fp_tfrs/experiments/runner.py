@@ -83,9 +83,10 @@ class Workshop:
                             continue
                         if self._is_finished(task):  # by another, since we looked
                             continue
+                        begin_s = time.monotonic()
                         training = self._do(task)
                     n_done += 1
-                    seconds.append(training.seconds)
+                    seconds.append(time.monotonic() - begin_s)
                     n_left = sum(self._left(other) for other in cells)
                     left = datetime.timedelta(seconds=round(n_left * float(np.mean(seconds))))
                     what = "judged" if task.is_judged else "tried"
