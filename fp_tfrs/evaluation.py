@@ -7,7 +7,6 @@ alone, so the pipeline's evaluator and `fp-tfrs evaluate` on a pushed model come
 Metrics of a ranker, K of CUTOFFS; each is better the higher, but for fp_hr@K, and for the last line, which is neither.
 Coverage@20 is no mean of targets and stands by itself.
 
-
     hr@K, mrr@K, ndcg@K             of kept targets, see `metrics.py`
     macro_mrr@20                    mean over sessions of the session's mean
     fp_hr@K                         HR of abandoned targets: how often what will be abandoned is recommended
