@@ -69,7 +69,7 @@ class TrainingBatches:
         def batch(step: tf.Tensor, rows: tf.Tensor) -> dict[str, tf.Tensor]:
             return self._batch(rows, tf.stack([tf.constant(int(seed), tf.int64), step]))
 
-        return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return _prepare_ahead(steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
 
     def session_ids(self, epoch: int, step: int) -> list[str]:
         """The sessions of a batch, by its epoch and step counted from 0."""
@@ -141,7 +141,7 @@ def ranking_batches(table: SessionTable, config: ModelConfig, batch_size: int) -
         return selected | found
 
     steps = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
-    return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return _prepare_ahead(steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
 
 
 def is_ranked(table: SessionTable) -> np.ndarray:
@@ -260,6 +260,17 @@ def _before(table: SessionTable, is_counted: np.ndarray) -> np.ndarray:
     return (
         before - np.repeat(before[np.minimum(session_first, len(before) - 1)], table.length) if len(before) else before
     )
+
+
+def _prepare_ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Makes the next batches on other threads while one is used.
+
+    Without tf.data's autotuning: its thread keeps the end of every epoch waiting for as much as a second, a third of a small
+    log's epoch, and a pipeline of one stage has nothing to tune.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(2).with_options(options)
 
 
 def _is_input(item_index: tf.Tensor, is_false_positive: tf.Tensor, method: Method) -> tf.Tensor:
