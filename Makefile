@@ -1,6 +1,6 @@
 # Every target makes what it needs first; `make` alone says what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-long lint parity parity-1 parity-2 clean
+.PHONY: help setup run test test-unit test-long test-forward lint parity parity-1 parity-2 clean
 
 ifneq ($(wildcard ../shared/data),)
 export FP_TFRS_DATA_DIR ?= $(CURDIR)/../shared/data
@@ -11,6 +11,7 @@ help:
 	@echo 'make test       all tests but the long ones'
 	@echo 'make test-unit  the tests without whole pipeline runs, browsers, servers and combinations'
 	@echo 'make test-long  the long tests: minutes each, on real data where FP_TFRS_DATA_DIR has it; prints figures'
+	@echo 'make test-forward  test-unit with TFX 1.21, in a Debian 13 of its own: for machines with an older C library, as root'
 	@echo 'make lint       style and types'
 	@echo 'make parity     the towers beside published figures: two processes for hours; goes on where it was stopped'
 	@echo 'make setup      only make .venv'
@@ -34,6 +35,9 @@ test-unit: setup
 # One at a time: they measure time and memory.
 test-long: setup
 	.venv/bin/python -m pytest -m long
+
+test-forward:
+	@sh forward.sh test-unit
 
 lint: setup
 	.venv/bin/ruff check .

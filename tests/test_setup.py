@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from fp_tfrs.fingerprint import FIRST_PARTY, imported_names
 
 PROJECT = Path(__file__).parent.parent
+OLDER, FORWARD = "requirements.lock", "requirements-forward.lock"
 TOOLS = [
     "sh",
     "cat",
@@ -54,7 +56,7 @@ class Machine:
         self.bin = root / "bin"
         for folder in (self.project, self.home, self.bin):
             folder.mkdir()
-        for name in ("bootstrap.sh", "requirements.lock", "setup.py", "pyproject.toml"):
+        for name in ("bootstrap.sh", OLDER, FORWARD, "setup.py", "pyproject.toml"):
             shutil.copy(PROJECT / name, self.project)
         for tool in TOOLS:
             if found := shutil.which(tool):
@@ -73,13 +75,13 @@ class Machine:
         file.chmod(0o755)
         return file
 
-    def put_python(self, name: str, is_3_10: bool = True) -> Path:
+    def put_python(self, name: str, version: str = "3.10") -> Path:
         """A Python; of the script's questions it answers which one it is, and that it is newer than 3.8."""
         file = self.bin / name
         return self.put(
             name,
-            f'case "$1 $2" in "--version "*) echo Python 3.10.0 ;; *executable*) echo "{file}"; exit {int(not is_3_10)} ;; '
-            "*venv*|*pip*) exit 1 ;; esac",
+            f'case "$1 $2" in "--version "*) echo Python {version}.0 ;; *venv*|*pip*) exit 1 ;; '
+            f'*executable*) echo "{version} {file}"; case " $3 " in *" {version} "*) ;; *) exit 1 ;; esac ;; esac',
         )
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -140,14 +142,14 @@ def test_first_call_installs_and_second_does_nothing_at_once(machine):
     assert min(durations) <= 0.1
 
 
-@pytest.mark.parametrize("changed", ["requirements.lock", "setup.py", "pyproject.toml"])
+@pytest.mark.parametrize("changed", [OLDER, "setup.py", "pyproject.toml"])
 def test_what_changed_is_installed_again(machine, changed):
     machine.set_up()
     machine.uv_calls()
     with (machine.project / changed).open("a") as file:
         file.write("# changed\n")
     assert machine.set_up().returncode == 0
-    assert machine.uv_calls() == (FULL if changed == "requirements.lock" else ["--version", "pip install"])
+    assert machine.uv_calls() == (FULL if changed == OLDER else ["--version", "pip install"])
     assert machine.set_up().stderr == ""
 
 
@@ -203,7 +205,7 @@ def test_a_failed_installation_names_cause_and_log_and_can_be_repeated(machine):
 
 def test_a_python_that_does_not_start_is_passed_over(machine):
     machine.put("python3.10", "echo 'pyenv: python3.10: command not found' >&2; exit 127")
-    machine.put_python("python3", is_3_10=False)
+    machine.put_python("python3", version="3.12")
     real = machine.put_python(str(machine.home / ".pyenv/versions/3.10.4/bin/python"))
     run = machine.set_up()
     assert run.returncode == 0, run.stderr
@@ -218,6 +220,41 @@ def test_without_python_3_10_uv_gets_one(machine):
     assert "python install" in machine.uv_calls()
 
 
+@pytest.mark.parametrize(
+    ("glibc", "pythons", "lane"),
+    [
+        ("2.38", ["3.13", "3.10"], OLDER),  # the forward lane's wheels are for 2.39
+        ("2.39", ["3.10"], OLDER),
+        ("2.39", ["3.11", "3.10"], FORWARD),
+        ("2.41", ["3.14", "3.13"], FORWARD),
+    ],
+)
+def test_glibc_and_python_decide_the_lane(machine, glibc, pythons, lane):
+    (machine.bin / "python3.10").unlink()
+    machine.put("getconf", f"echo glibc {glibc}")
+    for version in pythons:
+        machine.put_python(f"python{version}", version)
+    run = machine.set_up()
+    assert run.returncode == 0, run.stderr
+    assert f"glibc {glibc}: the lane of {lane}\n" in run.stderr
+    assert f"-r {lane}\n" in (machine.home / "uv-calls").read_text()
+
+
+def test_a_named_python_decides_the_lane_and_a_finished_venv_keeps_it(machine):
+    machine.put("getconf", "echo glibc 2.41")
+    machine.put_python("python3.13", "3.13")
+    assert OLDER in machine.set_up(FP_TFRS_PYTHON="python3.10").stderr
+    assert machine.set_up().stderr == ""
+    (machine.project / OLDER).write_text("six==1.17.0\n")
+    assert FORWARD in machine.set_up().stderr
+    assert machine.set_up().stderr == ""
+
+
+def test_a_newer_python_is_not_enough_for_an_older_system(machine):
+    run = machine.set_up(FP_TFRS_PYTHON=str(machine.put_python("python3.13", "3.13")))
+    assert_one_sentence(run, "FP_TFRS_PYTHON=", "no CPython 3.10 ", "glibc 2.28")
+
+
 def test_no_python_3_10_and_none_to_be_had(machine):
     (machine.bin / "python3.10").unlink()
     assert_one_sentence(machine.set_up(), "no Python 3.10", "FP_TFRS_PYTHON", "build/setup.log")
@@ -226,7 +263,7 @@ def test_no_python_3_10_and_none_to_be_had(machine):
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_wrong_fp_tfrs_python_is_refused(machine, is_there):
-    python = machine.put_python("python3.12", is_3_10=False) if is_there else "/nonexistent"
+    python = machine.put_python("python3.12", version="3.12") if is_there else "/nonexistent"
     assert_one_sentence(machine.set_up(FP_TFRS_PYTHON=str(python)), f"FP_TFRS_PYTHON={python}", "3.10")
 
 
@@ -263,7 +300,7 @@ def test_uv_cannot_be_installed(machine):
 
 
 def test_set_up_names_no_registry():
-    for name in ("bootstrap.sh", "Makefile", "setup.py", "pyproject.toml", "requirements.lock"):
+    for name in ("bootstrap.sh", "forward.sh", "Makefile", "setup.py", "pyproject.toml", OLDER, FORWARD):
         text = (PROJECT / name).read_text()
         assert "http://" not in text and "https://" not in text, name
 
@@ -277,10 +314,16 @@ def declared_requirements() -> list[Requirement]:
     return [Requirement(text) for text in [*arguments["install_requires"], *extras]]
 
 
-def test_ranges_of_setup_py_admit_the_lock():
-    locked = dict(line.split("==") for line in (PROJECT / "requirements.lock").read_text().split())
-    for requirement in declared_requirements():
-        assert requirement.specifier.contains(locked[requirement.name.lower()]), requirement
+@pytest.mark.parametrize(("lock", "pythons"), [(OLDER, ["3.10"]), (FORWARD, ["3.11", "3.12", "3.13"])])
+def test_ranges_of_setup_py_admit_the_lock(lock, pythons):
+    lines = [Requirement(line) for line in (PROJECT / lock).read_text().splitlines()]
+    for python in pythons:
+        environment = {**default_environment(), "python_version": python, "python_full_version": f"{python}.4"}
+        here = [line for line in lines if line.marker is None or line.marker.evaluate(environment)]
+        locked = {line.name: str(line.specifier).removeprefix("==") for line in here}
+        assert len(locked) == len(here)  # no package twice
+        for requirement in declared_requirements():
+            assert requirement.specifier.contains(locked[requirement.name.lower()]), (python, requirement)
 
 
 def test_setup_py_declares_every_package_that_is_imported():
