@@ -1,10 +1,11 @@
-"""What all tests share: quiet settings before TensorFlow is imported, the folder of real data, and a browser."""
+"""What all tests share: quiet settings before TensorFlow is imported, the folder of real data, a browser, and the table of
+what was held to a limit."""
 
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,32 @@ def browser() -> Iterator[Any]:
         opened = driver.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def record_figure(record_property: Callable[[str, object], None]) -> Callable[[str, str, str], None]:
+    """Notes a behaviour, what it came to and its limit, for the table at the end; call it before the assertion."""
+    return lambda behaviour, figure, limit: record_property("figure", [behaviour, figure, limit])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line for each behaviour that a test has noted with `record_figure`."""
+    rows = [
+        [*value, "yes" if outcome == "passed" else "NO"]
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
+    if not rows:
+        return
+    terminalreporter.section("figures")
+    table = [["behaviour", "figure", "limit", "met"], *sorted(rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        terminalreporter.write_line(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

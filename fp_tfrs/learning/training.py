@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from fp_tfrs import schema, storage
-from fp_tfrs.config import RunConfig, dump
+from fp_tfrs.config import ModelConfig, RunConfig, TrainingConfig, dump
 from fp_tfrs.data.dataset import TrainingBatches
 from fp_tfrs.data.session_table import SessionTable
 from fp_tfrs.errors import InputError, RunError
@@ -96,8 +96,7 @@ def train(
         optimizer = LazyAdam(training.learning_rate, global_clipnorm=training.clip_norm, l2=training.l2)
         optimizer.build(model.trainable_variables)
         model.compile(optimizer=optimizer)
-    how = training.model_dump(mode="json", exclude={"distribution"})  # a run may go on on other devices
-    identity = f"{dump(config.model)} {json.dumps(how, sort_keys=True)} {config.seed} {n_items}"
+    identity = _identify(config.model, training, f"{config.seed} {n_items}")
     if warm_start is not None:
         identity += f" {warm_start.fingerprint}"
         for line in warm_start.apply(model):
@@ -111,6 +110,23 @@ def train(
     state.load_best(model)
     on_line(f"epoch {state.best_epoch} of {state.epoch} is the best: val mrr@20 {state.best_mrr:.4f}")
     return TrainedModel(model, state.best_epoch, state.history)
+
+
+def _identify(model: ModelConfig, training: TrainingConfig, rest: str) -> str:
+    how = training.model_dump(mode="json", exclude={"distribution"})  # a run may go on on other devices
+    return f"{dump(model)} {json.dumps(how, sort_keys=True)} {rest}"
+
+
+def _fill_in(identity: str) -> str:
+    """What an earlier release has written, with the defaults of the settings that it did not know."""
+    read = json.JSONDecoder().raw_decode
+    try:
+        model, end = read(identity)
+        how, end_how = read(identity, end + 1)
+        sections = ModelConfig.model_validate(model), TrainingConfig.model_validate(how)
+    except ValueError:  # of a setting that this release does not know, or no identity at all
+        return identity
+    return _identify(*sections, identity[end_how + 1 :])
 
 
 def _run_epochs(
@@ -297,7 +313,7 @@ class _State:
         if self._devices.is_chief and not storage.exists(path):
             storage.write_text(path, identity)
         self._devices.agree(None)
-        if storage.read_text(path) != identity:
+        if _fill_in(storage.read_text(path)) != identity:
             raise RunError(f"{self.directory} holds a run with another configuration; delete it or use another")
 
     def _restore(self) -> None:

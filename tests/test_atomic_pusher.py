@@ -1,0 +1,88 @@
+"""The way from an evaluation to the serving root: what is pushed is what passed everything, and nothing else ever lies there."""
+
+import itertools
+import os
+from types import SimpleNamespace
+
+import pytest
+from test_blessing import BETTER, SAME, WORSE, report
+from tfx.proto import pusher_pb2
+from tfx.types import standard_artifacts
+from tfx.utils import json_utils, proto_utils
+
+from components import atomic_pusher
+from fp_tfrs.data import drift
+from fp_tfrs.evaluation import model_card
+from fp_tfrs.evaluation.blessing import judge
+
+CELLS = list(itertools.product((0.2, 0.09), (BETTER, WORSE, None), (True, False)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An exported model and its card."""
+    for name in ("model/Format-Serving/saved_model.pb", *(f"verdict/{name}" for name in model_card.FILES)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def artifact(kind, uri, is_blessed=None):
+    made = kind()
+    made.uri = str(uri)
+    if is_blessed is not None:
+        made.set_int_custom_property("blessed", int(is_blessed))
+    return made
+
+
+def run_pusher(folder, is_blessed, is_healthy):
+    """Runs TFX's contract: artifacts in, artifact out. Returns the pushed model's artifact."""
+    context = atomic_pusher.Executor.Context(tmp_dir=str(folder / "temporary"), unique_id="1")
+    executor = atomic_pusher.Executor(context)
+    executor._context = SimpleNamespace(pipeline_info=None, pipeline_run_id=None)
+    pushed = artifact(standard_artifacts.PushedModel, folder / "pushed")
+    destination = pusher_pb2.PushDestination(
+        filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(folder / "serving" / "m"))
+    )
+    executor.Do(
+        {
+            "model": [artifact(standard_artifacts.Model, folder / "model")],
+            "model_blessing": [artifact(standard_artifacts.ModelBlessing, folder / "verdict", is_blessed)],
+            "infra_blessing": [artifact(standard_artifacts.InfraBlessing, folder / "infra", is_healthy)],
+            "statistics": [artifact(standard_artifacts.ExampleStatistics, folder / "statistics")],
+        },
+        {"pushed_model": [pushed]},
+        {
+            "push_destination": proto_utils.proto_to_json(destination),
+            "custom_config": json_utils.dumps({"keep": 5}),
+        },
+    )
+    return pushed
+
+
+def test_each_of_twelve_cells_pushes_or_leaves_the_serving_root_untouched(folder, monkeypatch, record_figure):
+    """{value passes, fails} × {better, worse, no baseline} × {answers as trained, does not}."""
+    monkeypatch.setattr(drift, "summarise", lambda path: "statistics")
+    right = 0
+    for mrr, change, is_healthy in CELLS:
+        verdict = judge(report(mrr, change, BETTER), {"mrr@20": 0.1})
+        before = len(versions(folder))
+        pushed = run_pusher(folder, verdict.is_blessed, is_healthy)
+        is_due = mrr == 0.2 and change is not WORSE and is_healthy
+        assert pushed.get_int_custom_property("pushed") == is_due
+        assert (folder / "serving").exists() == bool(before + is_due), "an unblessed model has left something"
+        right += len(versions(folder)) == before + is_due
+    record_figure(
+        "blessing truth table", f"{right} of {len(CELLS)} cells", "12 cells, unblessed never in the serving root"
+    )
+    assert right == len(CELLS) == 12
+    assert len(versions(folder)) == 2  # passes, answers, and is better or the first
+
+
+def test_the_same_model_again_is_as_good(folder):
+    assert judge(report(0.2, SAME, BETTER), {"mrr@20": 0.1}).is_blessed
+
+
+def versions(folder):
+    models = folder / "serving" / "m"
+    return sorted(name for name in os.listdir(models) if name.isdecimal()) if models.exists() else []
