@@ -1,9 +1,10 @@
-"""What all tests share: quiet settings before TensorFlow is imported, the folder of real data, a browser, and the table of
-what was held to a limit."""
+"""What all tests share: quiet settings before TensorFlow is imported, the folder of real data, a browser, a disk to fill, and
+the table of what was held to a limit."""
 
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,24 @@ def beam_processes() -> None:
     """For tests of `beam.workers` above 1, which is refused where Python's path has a space; elsewhere they run."""
     if shlex.quote(sys.executable) != sys.executable:
         pytest.skip(f"Beam cannot start processes by {sys.executable}: its shell command does not quote the path")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk of its own with the options of tmpfs given, e.g. size=64m or ro."""
+    folder = tmp_path / "Platte ü"
+
+    def mount(options: str) -> Path:
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"nothing can be mounted here, as root alone may: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,17 @@ def random_batch(seed=0):
 
 def assert_directional_derivative(function, variables, seed=1):
     """The gradient of `function()` with respect to tf.Variables agrees with a central difference on a random line."""
+    np.testing.assert_allclose(*_slopes(function, variables, seed), rtol=1e-5, atol=1e-7)
+
+
+def directional_error(function, variables, seed):
+    """How far the two are apart, of the larger one."""
+    slope, difference = _slopes(function, variables, seed)
+    return abs(slope - difference) / max(abs(slope), abs(difference), 1e-7)
+
+
+def _slopes(function, variables, seed):
+    """By the gradient, and by a central difference."""
     random = np.random.default_rng(seed)
     with tf.GradientTape() as tape:
         value = function()
@@ -33,4 +44,4 @@ def assert_directional_derivative(function, variables, seed=1):
 
     upper, lower = value_at(1e-6), value_at(-1e-6)
     value_at(0)
-    np.testing.assert_allclose(slope, (upper - lower) / 2e-6, rtol=1e-5, atol=1e-7)
+    return slope, (upper - lower) / 2e-6

@@ -200,3 +200,15 @@ def test_root_that_cannot_be_written_is_refused(folder, capsys):
     code, _, err = run_cli(capsys, "run", "--quiet", "--config", write_config(folder), "--root", "/proc/fp-tfrs")
     assert code == 2
     assert "--root /proc/fp-tfrs cannot be written" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "--config", "{config}", "--root"], ["tune", "--config", "{config}", "--root"], ["simulate", "--out"]],
+)
+def test_a_disk_that_cannot_be_written_is_one_line(folder, disk, capsys, arguments):
+    place = disk("ro") / "new"
+    known = [argument.format(config=write_config(folder)) for argument in arguments]
+    code, out, err = run_cli(capsys, *known, str(place), "--quiet")
+    assert code in (1, 2) and out == "" and err.count("\n") == 1
+    assert str(place) in err and ("cannot be written" in err or "Read-only file system" in err)

@@ -4,6 +4,7 @@ import dataclasses
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from fp_tfrs.config import SessionsConfig, SplitConfig
@@ -138,3 +139,26 @@ def test_training_sessions_begin_before_every_test_session_and_share_no_event_wi
         targets = list_targets(parts["test"], CATALOGUE)
         judged = {(targets.sessions[s].session_id, p) for s, p in zip(targets.session, targets.position, strict=True)}
         assert judged <= events["test"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("check", "drawn"),
+    [
+        (test_a_model_is_shown_the_events_before_the_target_and_no_other, [SEEDS]),
+        (test_what_comes_later_changes_no_score_of_a_baseline, [SEEDS, st.integers(0, 8)]),
+        (test_baselines_know_the_training_sessions_alone_in_whatever_order, [SEEDS]),
+        (test_training_sessions_begin_before_every_test_session_and_share_no_event_with_them, [SEEDS]),
+    ],
+)
+def test_500_logs(check, drawn, record_figure):
+    seen = set()
+
+    def count_and_check(*drawn_values):
+        seen.add(drawn_values)
+        check.hypothesis.inner_test(*drawn_values)
+
+    settings(max_examples=500, deadline=None, derandomize=True)(given(*drawn)(count_and_check))()
+    name = check.__name__.removeprefix("test_").replace("_", " ")
+    record_figure(f"leakage: {name}", f"{len(seen)} logs", "500 logs, none against it")
+    assert len(seen) >= 450  # a few are drawn twice

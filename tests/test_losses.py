@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from derivatives import B, D, M, T, assert_directional_derivative, random_batch
+from derivatives import B, D, M, T, assert_directional_derivative, directional_error, random_batch
 
 from fp_tfrs.config import LossConfig
 from fp_tfrs.learning.losses import metric_hinge, pairwise_similarity, reduce_loss, similarity
@@ -94,6 +94,33 @@ def test_metric_hinge_follows_its_equations(kind, hinge, aggregation):
         lambda: tf.reduce_sum(metric_hinge(session, label, fp, probability, weight, config)),
         [session, label, fp, weight],
     )
+
+
+@pytest.mark.long
+def test_gradients_of_200_random_batches_are_those_of_finite_differences(record_figure):
+    errors = []
+    for seed in range(200):
+        kind, hinge, aggregation = OPTIONS[seed % len(OPTIONS)]
+        config = LossConfig(similarity=kind, hinge=hinge, aggregation=aggregation, margin=0.3)
+        session, label, fp, probability, weight = random_batch(seed)
+        errors.append(
+            directional_error(
+                lambda: tf.reduce_sum(metric_hinge(session, label, fp, probability, weight, config)),  # noqa: B023
+                [session, label, fp, weight],
+                seed,
+            )
+        )
+    record_figure(
+        "gradient against finite differences", f"{max(errors):.1e} in {len(errors)} batches", "200 batches, 1e-3"
+    )
+    assert max(errors) <= 1e-3
+
+
+@pytest.mark.parametrize("hinge", ["of_mean", "per_fp"])
+def test_hinge_never_falls_as_the_margin_grows(hinge):
+    batch = random_batch()
+    terms = [metric_hinge(*batch, LossConfig(hinge=hinge, margin=margin)).numpy() for margin in (0, 0.3, 1, 3)]
+    assert (np.diff(terms, axis=0) >= 0).all() and (terms[-1] > terms[0]).any()
 
 
 def test_hinge_of_mean_is_at_most_the_mean_of_hinges():

@@ -26,14 +26,20 @@ def exports(tmp_path_factory):
     ]
 
 
-def test_10000_requests_of_20_clients_are_answered_right_and_leave_the_memory_as_it_was(exports, tmp_path):
+def test_10000_requests_of_20_clients_are_answered_right_and_leave_the_memory_as_it_was(
+    exports, tmp_path, record_figure
+):
     version = push.push(exports[0].directory, tmp_path, "m").rsplit("/", 1)[1]
     with running_server(tmp_path, config_text(m=tmp_path / "m")) as server:
         server.wait_for_version(version)
         ask_from_many_clients(server, exports[0].saved, n_clients=20, n_requests=250)
         before = server.resident_bytes()
         ask_from_many_clients(server, exports[0].saved, n_clients=20, n_requests=500)
-        assert server.resident_bytes() < 1.02 * before
+        grown = server.resident_bytes() / before - 1
+        record_figure(
+            "20 clients × 500 requests to a server", f"0 errors, answers of single calls, memory {grown:+.1%}", "+2 %"
+        )
+        assert grown < 0.02
 
 
 def test_a_new_version_takes_over_under_load_and_no_request_fails(exports, tmp_path):

@@ -106,7 +106,9 @@ def test_a_version_taken_meanwhile_by_a_foreign_pusher_is_left_alone(model_dir, 
     assert digests(pushed.with_name(str(int(pushed.name) - 1))).keys() == (set() if is_empty else {"theirs"})
 
 
-def test_killed_at_every_file_boundary_nothing_incomplete_shows_and_the_next_push_sweeps(model_dir, tmp_path):
+def test_killed_at_every_file_boundary_nothing_incomplete_shows_and_the_next_push_sweeps(
+    model_dir, tmp_path, record_figure
+):
     whole, kills, n_versions = digests(model_dir), 0, 0
     while True:
         process = start(KILLED_PUSH, kills, model_dir, tmp_path)
@@ -118,17 +120,19 @@ def test_killed_at_every_file_boundary_nothing_incomplete_shows_and_the_next_pus
         assert process.returncode == 9
         n_versions = len(found)
         kills += 1
+    record_figure("push killed at every file", f"{kills} kills: every version whole, leftovers swept", "every file")
     assert kills > 12  # 4 files and 4 folders made, 8 confirmed, and the rename
     assert n_versions == 1  # killed after the rename: the version is there, and stays
     assert len(found) == 2
     assert sorted(path.name for path in (tmp_path / "m").glob(".*")) == [push_module.LOCK_NAME]
 
 
-def test_four_processes_pushing_at_once_give_each_its_own_whole_version(model_dir, tmp_path):
+def test_four_processes_pushing_at_once_give_each_its_own_whole_version(model_dir, tmp_path, record_figure):
     names = push_by_four(model_dir, tmp_path, 13, 13, 12, 12)
     found = versions(tmp_path / "m")
-    assert names == sorted(found) and len(found) == 50
-    assert all(files == digests(model_dir) for files in found.values())
+    n_whole = sum(files == digests(model_dir) for files in found.values())
+    record_figure("50 pushes by 4 processes at once", f"{n_whole} whole versions", "50")
+    assert names == sorted(found) and len(found) == n_whole == 50
 
 
 def test_four_processes_that_push_and_prune_at_once_leave_the_newest_whole(model_dir, tmp_path):

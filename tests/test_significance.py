@@ -10,19 +10,19 @@ SESSIONS = 300
 RESAMPLES = 999
 
 
-def draw_differences(effect, seed):
-    """Totals <float64>[SESSIONS, TABLES] and counts of 500 independent comparisons.
+def draw_differences(effect, seed, n_sessions=SESSIONS, n_tables=TABLES):
+    """Totals <float64>[n_sessions, n_tables] and counts of independent comparisons, a column each.
 
     Both rankers hit 30 % of the targets, half of them the same ones; the first hits `effect` of all targets more.
     """
     rng = np.random.default_rng(seed)
-    counts = rng.integers(1, 5, SESSIONS)
-    shape = (counts.sum(), TABLES)
+    counts = rng.integers(1, 5, n_sessions)
+    shape = (counts.sum(), n_tables)
     common, extra = rng.random(shape) < 0.15, rng.random(shape) < effect / 0.7
     first, second = (common | (rng.random(shape) < 0.15 / 0.85) for _ in range(2))
     difference = (first | extra).astype(float) - second
-    totals = np.zeros((SESSIONS, TABLES))
-    np.add.at(totals, np.repeat(np.arange(SESSIONS), counts), difference)
+    totals = np.zeros((n_sessions, n_tables))
+    np.add.at(totals, np.repeat(np.arange(n_sessions), counts), difference)
     return totals, counts
 
 
@@ -38,6 +38,14 @@ def test_false_alarms_are_5_percent_of_500_null_comparisons(null):
     assert 0.06 <= (p < 0.1).mean() <= 0.14
     _, low, high = ratio_intervals(totals, counts, RESAMPLES, 1)
     assert 0.03 <= ((low > 0) | (high < 0)).mean() <= 0.07
+
+
+def test_false_alarms_are_5_percent_of_200_null_comparisons_of_2000_sessions(record_figure):
+    totals, counts = draw_differences(0.0, 6, n_sessions=2_000, n_tables=200)
+    _, low, high = ratio_intervals(totals, counts, RESAMPLES, 1)
+    share = ((low > 0) | (high < 0)).mean()
+    record_figure("false alarms of the paired bootstrap, 2,000 sessions", f"{share:.1%} of 200", "5 % ± 3")
+    assert 0.02 <= share <= 0.08
 
 
 def test_p_below_5_percent_says_what_the_interval_says(null):

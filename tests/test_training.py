@@ -215,6 +215,24 @@ def test_a_diverging_run_stops_at_the_step_names_its_sessions_and_saves_nothing(
     assert not glob.glob(str(tmp_path / "state" / "ckpt-*"))
 
 
+@pytest.mark.e2e
+def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint_and_goes_on_from_there(data, whole, tmp_path):
+    run = Run(*data, str(tmp_path))
+
+    def poison(self, batch, logs=None):
+        if (self._epoch, batch) == (1, 3):
+            table = self.model.items.trainable_variables[0]
+            table.assign(table * np.nan)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._StopAtNaN, "on_train_batch_begin", poison)
+        with pytest.raises(RunError, match="loss is nan at epoch 2, step 4, sessions t"):
+            run.train(_config())
+    assert {os.path.basename(path) for path in glob.glob(str(tmp_path / "state" / "ckpt-*.index"))} == {"ckpt-1.index"}
+    _assert_same_outcome(run.train(_config()), whole[1])
+    assert any("going on after epoch 1" in line for line in run.lines)
+
+
 def test_examples_of_another_vocabulary_are_refused(data, tmp_path):
     with pytest.raises(InputError, match=r"index 25.* vocabulary of 10 items"):
         training.train(_config(), *data, 10, str(tmp_path / "state"), str(tmp_path / "logs"), print)
