@@ -73,10 +73,24 @@ def run_pipeline(run: RunConfig, root: str, last_node: str | None = None) -> dic
         except (InputError, RunError):
             raise
         except Exception as error:
-            screen.log.write(traceback.format_exc())
+            screen.note(traceback.format_exc())
+            if _is_disk_full(error):
+                raise RunError(
+                    f"{screen.node} failed: No space left on device; make room for --root {root} and temporary files, and the "
+                    "same command goes on"
+                ) from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RunError(f"{screen.node} failed: {reason} (details: {screen.log.name})") from error
     return _read_results(os.path.join(root, METADATA_FILE))
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """MLMD, which then cannot note that a node has failed, hides what the node had to say of it."""
+    while error is not None:
+        if "No space left on device" in str(error) or "disk is full" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def prepare_data(run: RunConfig, root: str) -> PreparedFiles:
@@ -129,9 +143,19 @@ class _Screen(logging.Handler):
     def expect(self, nodes: int) -> None:
         self._total = nodes
 
+    def note(self, text: str) -> None:
+        """Adds to the log file, if the disk has space: if not, it is for the node to say so."""
+        with contextlib.suppress(OSError):
+            self.log.write(text)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.log.close()
+        super().close()
+
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        self.log.write(f"{record.levelname} {message}\n")
+        self.note(f"{record.levelname} {message}\n")
         if record.msg == "Component %s is running.":
             self.node, self._started_s, self._is_cached = str(record.args[0]), time.monotonic(), False  # type: ignore[index]
             self._count += 1
@@ -162,7 +186,7 @@ def _screen(root: str) -> Iterator[_Screen]:
         for logger, handlers, level, propagate in before:
             logger.handlers[:], logger.propagate = handlers, propagate
             logger.setLevel(level)
-        screen.log.close()
+        screen.close()
 
 
 def _read_results(metadata_path: str) -> dict[str, NodeResult]:
