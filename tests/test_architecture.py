@@ -14,7 +14,7 @@ MOST_LINES = 400
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
 
 CONTRACT = ["fp_tfrs.schema", "fp_tfrs.errors", "fp_tfrs.config"]
-SHARED = [*CONTRACT, "fp_tfrs.methods", "fp_tfrs.storage", "fp_tfrs.progress", "fp_tfrs.fingerprint"]
+SHARED = [*CONTRACT, *(f"fp_tfrs.{name}" for name in ("methods", "storage", "progress", "fingerprint", "parquet"))]
 # The library's rooms in the data's order: each may import those before it, and none after it.
 ROOMS = [
     "datasets",
@@ -37,7 +37,7 @@ ONLY = {
         f"fp_tfrs.{room}": [*SHARED, "fp_tfrs.config_file", *(f"fp_tfrs.{other}" for other in ROOMS[: i + 1])]
         for i, room in enumerate(ROOMS)
     },
-    "fp_tfrs.datasets": [*CONTRACT, "fp_tfrs.datasets", "fp_tfrs.progress"],
+    "fp_tfrs.datasets": [*CONTRACT, "fp_tfrs.datasets", "fp_tfrs.progress", "fp_tfrs.parquet"],
     "fp_tfrs.data.sessions": CONTRACT,
     "fp_tfrs.data.transform": ["fp_tfrs.schema"],
     "fp_tfrs.towers": [*CONTRACT, "fp_tfrs.towers"],
@@ -60,6 +60,7 @@ NEVER = {
     **{
         f"fp_tfrs.{room}": ["tensorflow"]
         for room in (
+            "parquet",
             "data.sources",
             "data.events",
             "data.sessions",

@@ -19,9 +19,8 @@ from itertools import islice
 from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from fp_tfrs import storage
+from fp_tfrs import parquet, storage
 from fp_tfrs.config import ColumnsConfig, DataConfig, SourceConfig
 from fp_tfrs.datasets import prepared
 from fp_tfrs.errors import InputError
@@ -184,12 +183,14 @@ def _split_fields(text: str, separator: str) -> list[str] | None:
 
 def _read_parquet(path: str, columns: Sequence[str] | None) -> Iterator[RawRow]:
     number = 0
-    with storage.open_to_read(path) as content, pq.ParquetFile(content) as file:
+    with storage.open_to_read(path) as content, parquet.opened(content) as file:
         for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=None if columns is None else list(columns)):
-            names = batch.schema.names
-            for values in zip(*(column.to_pylist() for column in batch.columns)):
+            for values, broken in parquet.to_rows(batch):
                 number += 1
-                yield RawRow(number, dict(zip(names, values)), "", None)
+                if broken is None:
+                    yield RawRow(number, values, "", None)
+                else:
+                    yield RawRow(number, None, str(values), f"{broken} has a value that cannot be read")
 
 
 def check_source(data: DataConfig) -> list[str]:
@@ -215,7 +216,7 @@ def _column_names(path: str, source: SourceConfig) -> list[str] | None:
         return prepared.column_names(path)
     if source.format == "parquet":
         try:
-            with storage.open_to_read(path) as content, pq.ParquetFile(content) as file:
+            with storage.open_to_read(path) as content, parquet.opened(content) as file:
                 return file.schema_arrow.names if file.metadata.num_rows else None
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(path, source, error) from error
@@ -242,15 +243,15 @@ def count_rows(path: str, source: SourceConfig) -> int:
     """About how many rows a file has (a text file's lines), for progress; reads a gzip to its end.
 
     Raises:
-      InputError: the gzip is truncated or broken.
+      InputError: the file is truncated or broken.
     """
     if source.format == "tfds":
         return prepared.count_rows(path)
-    if source.format == "parquet":
-        with storage.open_to_read(path) as content:
-            return int(pq.read_metadata(content).num_rows)
     try:
+        if source.format == "parquet":
+            with storage.open_to_read(path) as content, parquet.opened(content) as table:
+                return int(table.metadata.num_rows)
         with _open(path) as file:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-    except (EOFError, zlib.error, OSError) as error:
+    except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
         raise _unreadable(path, source, error) from error

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from fp_tfrs import parquet
 from fp_tfrs.errors import InputError
 
 PART_BYTES = 8 << 20
@@ -56,14 +56,17 @@ def text_parts(path: str, separator: str, names: Sequence[str] = (), part_bytes:
       part_bytes: size of a part; more in a file that would have more than 100.
 
     Raises:
-      InputError: the file is empty.
+      InputError: the file is empty, or its first line is no text.
     """
     size = os.path.getsize(path)
     first = 0
     if not names:
         with open(path, "rb") as file:
             line = file.readline()
-        first, names = len(line), _split(line.decode("utf-8-sig").rstrip("\r\n"), separator)
+        try:
+            first, names = len(line), _split(line.decode("utf-8-sig").rstrip("\r\n"), separator)
+        except (UnicodeDecodeError, csv.Error):
+            raise InputError(f"{path}: its first line is no text ({line[:100]!r}); fetch the file again") from None
     if first >= size:
         raise InputError(f"{path} has no rows; fetch it again")
     step = max(part_bytes, size // _MOST_PARTS)
@@ -87,7 +90,7 @@ def read_text(part: TextPart, columns: Sequence[str]) -> Iterator[dict[str, str]
         while file.tell() < part.stop and (line := file.readline()):
             try:
                 fields = _split(line.decode().rstrip("\r\n"), part.separator)
-            except UnicodeDecodeError:
+            except (UnicodeDecodeError, csv.Error):
                 fields = []
             if len(fields) != len(part.names):
                 raise InputError(
@@ -110,7 +113,8 @@ def table_parts(path: str, part_rows: int = PART_ROWS) -> list[TablePart]:
       InputError: it can't be read, or has no rows.
     """
     try:
-        metadata = pq.read_metadata(path)
+        with parquet.opened(path) as file:
+            metadata = file.metadata
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} can't be read as parquet: {error}; fetch it again") from error
     if not metadata.num_rows:
@@ -128,13 +132,18 @@ def read_table(part: TablePart, columns: Sequence[str]) -> Iterator[dict[str, An
     """The rows of a part: column → value; None where there is none.
 
     Raises:
-      InputError: the file lacks one of `columns`.
+      InputError: the file lacks one of `columns`, or it, or a value in it, can't be read.
     """
-    with pq.ParquetFile(part.path) as file:
-        _check_columns(part.path, columns, file.schema_arrow.names)
-        table = file.read_row_group(part.group, columns=list(columns)).slice(part.start, part.stop - part.start)
-    for values in zip(*(table.column(name).to_pylist() for name in columns)):
-        yield dict(zip(columns, values))
+    try:
+        with parquet.opened(part.path) as file:
+            _check_columns(part.path, columns, file.schema_arrow.names)
+            table = file.read_row_group(part.group, columns=list(columns)).slice(part.start, part.stop - part.start)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{part.path} can't be read as parquet: {error}; fetch it again") from error
+    for values, broken in parquet.to_rows(table):
+        if broken is not None:
+            raise InputError(f"{part.path}: {broken} has a value that can't be read; fetch it again")
+        yield values
 
 
 def _check_columns(path: str, columns: Sequence[str], names: Sequence[str]) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import gzip
 import itertools
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from google.protobuf.message import DecodeError
 
-from fp_tfrs import schema, storage
+from fp_tfrs import parquet, schema, storage
 from fp_tfrs.data.events import BadRow, BadValue, parse_text
 from fp_tfrs.data.sources import RawRow, read_json_lines
 from fp_tfrs.errors import InputError
@@ -99,7 +99,7 @@ def divide(files: Sequence[str], rows: int) -> list[Part]:
 
 def _divide_parquet(number: int, path: str, rows: int) -> Iterator[Part]:
     try:
-        with storage.open_to_read(path) as content, pq.ParquetFile(content) as file:
+        with storage.open_to_read(path) as content, parquet.opened(content) as file:
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
@@ -146,7 +146,7 @@ def read_part(part: Part) -> Iterator[RawRow]:
                     yield row._replace(line=part.first_row + row.line)
         else:
             yield from _read_examples(part.path)
-    except (EOFError, OSError, pa.ArrowException) as error:
+    except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
         raise _unreadable(part.path, error) from error
 
 
@@ -155,13 +155,16 @@ def _unpacked(content: BinaryIO, path: str) -> Any:
 
 
 def _read_parquet(part: Part) -> Iterator[RawRow]:
-    with storage.open_to_read(part.path) as content, pq.ParquetFile(content) as file:
+    with storage.open_to_read(part.path) as content, parquet.opened(content) as file:
         names = [name for name in COLUMNS if name in file.schema_arrow.names]
         groups = list(range(part.start, part.end))
         line = itertools.count(part.first_row + 1)
         for batch in file.iter_batches(_BATCH_ROWS, groups, names):
-            for values in zip(*(column.to_pylist() for column in batch.columns)):
-                yield RawRow(next(line), dict(zip(batch.schema.names, values)), "", None)
+            for values, broken in parquet.to_rows(batch):
+                if broken is None:
+                    yield RawRow(next(line), values, "", None)
+                else:
+                    yield RawRow(next(line), None, str(values), f"{broken} has a value that cannot be read")
 
 
 def _read_examples(path: str) -> Iterator[RawRow]:
@@ -242,4 +245,6 @@ def _at_last_event(items: Sequence[str], values: dict[str, Any], n_events: int) 
     first, end = values[schema.UNCLICKED_FIRST], values.get(schema.UNCLICKED_END)
     if not (isinstance(first, list) and isinstance(end, list) and len(items) == len(first) == len(end)):
         raise BadValue("has not one number for each unclicked item")
+    if not all(isinstance(number, int | float) for number in (*first, *end)):
+        raise BadValue("has what is no number for an unclicked item")
     return [item for item, since, until in zip(items, first, end) if since < n_events <= until]
