@@ -16,6 +16,11 @@ from fp_tfrs.errors import InputError
 
 SectionT = TypeVar("SectionT", bound=Section)
 
+MOST_TEXT = 200_000  # characters of a file
+MOST_VALUES = 100_000  # of a file once every alias stands for what it names
+_MOST_LEVELS = 50
+_MOST_DIGITS = 1_000
+
 
 def load(path: str, since: str | None = None) -> RunConfig:
     """Reads a run's YAML file, `since` in place of its `data.since`; raises as `load_section`."""
@@ -38,18 +43,92 @@ def read_values(path: str) -> dict[str, Any]:
     """A YAML file as it is.
 
     Raises:
-        InputError: the file is missing, no YAML, or no mapping.
+        InputError: the file is missing, too large, no YAML, or no mapping.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
+            text = file.read(MOST_TEXT + 1)
+        values = _parse_yaml(text)
     except OSError as error:
         raise InputError(f"config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _TooMuch as error:
+        raise InputError(f"config {path}: {error}") from None
+    except _NO_YAML as error:
         raise InputError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"config {path} is empty or not a mapping; see configs/quickstart.yaml for one")
     return values
+
+
+# Tagged scalars that are not what their tag says raise anything: `!!bool x` a KeyError, `2026-13-01` a ValueError.
+_NO_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+
+
+class _TooMuch(Exception):
+    """A text that is refused, whatever it says."""
+
+
+def _parse_yaml(text: str) -> Any:
+    """`yaml.safe_load` of a text that is measured before its aliases are followed: a few lines may stand for billions."""
+    if len(text) > MOST_TEXT:
+        raise _TooMuch(f"it has more than {MOST_TEXT:,} characters; keep data out of it")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _measure(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops at too many levels, rather than at the interpreter's limit."""
+
+    level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.level += 1
+        if self.level > _MOST_LEVELS:
+            raise _too_deep()
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
+
+
+def _too_deep() -> _TooMuch:
+    return _TooMuch(f"it is nested too deeply; keep to {_MOST_LEVELS} levels")
+
+
+def _measure(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many values and levels a node has with its aliases followed; `known`: those of nodes by their `id`.
+
+    Raises:
+        _TooMuch: too many, or it holds itself, or a number that is too long.
+    """
+    if id(node) in known:
+        return known[id(node)]
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS:
+            raise _TooMuch(f"a number has more than {_MOST_DIGITS:,} digits{_place(node)}")
+        known[id(node)] = 1, 1
+        return 1, 1
+    known[id(node)] = MOST_VALUES, 0  # under way: one that holds itself holds too many
+    is_mapping = isinstance(node, yaml.MappingNode)
+    parts = [part for pair in node.value for part in pair] if is_mapping else node.value
+    sizes = [_measure(part, known) for part in parts]
+    count, levels = 1 + sum(size[0] for size in sizes), 1 + max((size[1] for size in sizes), default=0)
+    if count > MOST_VALUES:
+        raise _TooMuch(f"it holds more than {MOST_VALUES:,} values, counted where aliases repeat them{_place(node)}")
+    if levels > _MOST_LEVELS:
+        raise _too_deep()
+    known[id(node)] = count, levels
+    return count, levels
+
+
+def _place(node: yaml.Node) -> str:
+    return f", in line {node.start_mark.line + 1}"
 
 
 def parse_values(values: dict[str, Any], where: str, kind: type[SectionT]) -> SectionT:
@@ -69,7 +148,7 @@ def _one_line(error: pydantic.ValidationError, kind: type[Section]) -> str:
     problem = error.errors()[0]
     where, siblings = _locate(problem["loc"], kind)
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1]), siblings, 1, 0.0)[0]
+        near = difflib.get_close_matches(str(problem["loc"][-1])[:100], siblings, 1, 0.0)[0]
         return f"unknown key {where!r}; the nearest valid key is {near!r}"
     if problem["type"] == "union_tag_invalid":
         context = problem["ctx"]

@@ -46,6 +46,13 @@ class SourceConfig(Section):
         None, "tfds: folder of all prepared data sets; null = ~/tensorflow_datasets", "TensorFlow Datasets"
     )
 
+    @pydantic.field_validator("separator")
+    @classmethod
+    def _check_separator(cls, separator: str) -> str:
+        if '"' in separator or "\0" in separator or len(f"{separator}x".splitlines()) > 1:
+            raise ValueError("quotes, line breaks and NUL separate no fields; give another one")
+        return separator
+
     @pydantic.model_validator(mode="after")
     def _check(self) -> SourceConfig:
         if self.format in ("simulated", "tfds"):

@@ -19,7 +19,9 @@ class Since(NamedTuple):
 
     def resolve(self, end_s: float) -> float:
         """The time, for a log whose latest event is of `end_s`."""
-        return self.timestamp_s if self.before_end_s is None else end_s - self.before_end_s  # type: ignore[return-value]
+        if self.before_end_s is None:
+            return self.timestamp_s  # type: ignore[return-value]
+        return max(end_s - self.before_end_s, 0.0)
 
 
 def parse_since(text: str) -> Since:
@@ -35,9 +37,11 @@ def parse_since(text: str) -> Since:
         if text[4:5] != "-":  # isoparse would take 1396437466 for a date, too
             raise ValueError
         time = dateutil_parser.isoparse(text)
+        time_s = (time if time.tzinfo else time.replace(tzinfo=datetime.timezone.utc)).timestamp()
+        datetime.datetime.fromtimestamp(time_s, datetime.timezone.utc)  # an offset may lead beyond the year 9999
     except (ValueError, OverflowError):
         raise ValueError(
-            f"since: {text!r} is neither an ISO 8601 time such as 2026-11-01T03:00:00Z nor a duration before the log's end "
+            f"since: {text[:100]!r} is neither an ISO 8601 time such as 2026-11-01T03:00:00Z nor a duration before the log's end "
             "such as 30d, 12h or 90m"
         ) from None
-    return Since((time if time.tzinfo else time.replace(tzinfo=datetime.timezone.utc)).timestamp(), None)
+    return Since(time_s, None)
