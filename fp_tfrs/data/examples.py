@@ -9,9 +9,12 @@ import os
 import uuid
 from collections.abc import Iterable, Mapping
 
+from google.protobuf.message import DecodeError
+
 from fp_tfrs import schema, storage
 from fp_tfrs.data import manifest
 from fp_tfrs.data.sessions import Session
+from fp_tfrs.errors import InputError
 
 
 def shard_path(split: str, shard: int, n_shards: int) -> str:
@@ -61,10 +64,17 @@ def encode_session(
 
 
 def decode_session(record: bytes) -> Session:
-    """The inverse of `encode_session`; booleans come back as 0 and 1, floats with float32's precision."""
+    """The inverse of `encode_session`; booleans come back as 0 and 1, floats with float32's precision.
+
+    Raises:
+      ValueError: it is no raw example.
+    """
     import tensorflow as tf
 
-    features = tf.train.Example.FromString(record).features.feature
+    try:
+        features = tf.train.Example.FromString(record).features.feature
+    except DecodeError:
+        raise ValueError("a record is no tf.train.Example") from None
 
     def texts(name: str) -> tuple[str, ...]:
         return tuple(value.decode() for value in features[name].bytes_list.value)
@@ -72,19 +82,25 @@ def decode_session(record: bytes) -> Session:
     def ints(name: str) -> tuple[int, ...]:
         return tuple(features[name].int64_list.value)
 
+    session_id, user_id, item_id = texts(schema.SESSION_ID), texts(schema.USER_ID), texts(schema.ITEM_ID)
+    timestamp_s, flags = ints(schema.TIMESTAMP_S), ints(schema.IS_FALSE_POSITIVE)
+    unclicked = texts(schema.UNCLICKED_ITEM_ID), ints(schema.UNCLICKED_FIRST), ints(schema.UNCLICKED_END)
+    n_events = {len(item_id), len(timestamp_s), len(flags)}
+    if (len(session_id), len(user_id), len(n_events), len({*map(len, unclicked)})) != (1, 1, 1, 1) or not item_id:
+        raise ValueError("a record has no session and user, or not a value for each event")
     feedback = {}
     for name in sorted(set(features) - set(schema.RESERVED_FEATURES)):
         kind = features[name].WhichOneof("kind")
         feedback[name] = texts(name) if kind == "bytes_list" else tuple(getattr(features[name], kind).value)
     return Session(
-        session_id=texts(schema.SESSION_ID)[0],
-        user_id=texts(schema.USER_ID)[0],
-        item_id=texts(schema.ITEM_ID),
-        timestamp_s=ints(schema.TIMESTAMP_S),
-        is_false_positive=tuple(map(bool, ints(schema.IS_FALSE_POSITIVE))),
+        session_id=session_id[0],
+        user_id=user_id[0],
+        item_id=item_id,
+        timestamp_s=timestamp_s,
+        is_false_positive=tuple(map(bool, flags)),
         feedback=feedback,
         history_item_id=texts(schema.HISTORY_ITEM_ID),
-        unclicked=tuple(zip(texts(schema.UNCLICKED_ITEM_ID), ints(schema.UNCLICKED_FIRST), ints(schema.UNCLICKED_END))),
+        unclicked=tuple(zip(*unclicked)),
     )
 
 
@@ -116,10 +132,18 @@ def read_sessions(output_dir: str, split: str) -> list[Session]:
     """All sessions of a split of a finished folder, in the files' order.
 
     Raises:
-      InputError: the folder is not finished.
+      InputError: the folder is not finished, or a file cannot be read.
     """
     import tensorflow as tf
 
-    shards = [shard for shard in manifest.read(output_dir).shards if shard.split == split]
-    paths = [os.path.join(output_dir, shard.path) for shard in shards]
-    return [decode_session(record) for record in tf.data.TFRecordDataset(paths, "GZIP").as_numpy_iterator()]
+    sessions: list[Session] = []
+    for shard in manifest.read(output_dir).shards:
+        if shard.split != split:
+            continue
+        path = os.path.join(output_dir, shard.path)
+        try:
+            sessions += map(decode_session, tf.data.TFRecordDataset(path, "GZIP").as_numpy_iterator())
+        except (tf.errors.OpError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path} cannot be read ({reason}); run the preprocessing again") from error
+    return sessions

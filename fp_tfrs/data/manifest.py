@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import datetime
 import os
+from typing import Annotated
 
 import pydantic
+from pydantic import Field
 
 from fp_tfrs import schema, storage
 from fp_tfrs.errors import InputError, RunError
 
 FILE_NAME = "_MANIFEST.json"
+
+
+Count = Annotated[int, Field(ge=0)]
+Time = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # Unix time, up to the year 9999
+Second = Annotated[int, Field(ge=0, lt=253_402_300_800)]
 
 
 class _Record(pydantic.BaseModel):
@@ -24,23 +31,23 @@ class Shard(_Record):
     """One TFRecord file."""
 
     split: str
-    path: str  # relative to the folder
-    records: int
-    n_bytes: int
+    path: str = Field(pattern=r"^Split-[a-z]+/sessions-\d+-of-\d+\.gz$")  # relative to the folder, and never out of it
+    records: Count
+    n_bytes: Count
     sha256: str
 
 
 class SplitCounts(_Record):
     """One split. Targets are the true positives after the first one of their session."""
 
-    sessions: int
-    events: int
-    false_positives: int
-    first_start_s: int
-    last_start_s: int
-    targets: int
-    unseen_targets: int  # whose item is not in the catalogue, so that no model can predict it
-    events_with_unclicked: int | None = None  # before which something was shown and not clicked; None = not counted
+    sessions: Count
+    events: int = Field(gt=0)
+    false_positives: Count
+    first_start_s: Second
+    last_start_s: Second
+    targets: Count
+    unseen_targets: Count  # whose item is not in the catalogue, so that no model can predict it
+    events_with_unclicked: Count | None = None  # before which something was shown and not clicked; None = not counted
 
     @property
     def false_positive_share(self) -> float:
@@ -55,20 +62,26 @@ class Manifest(_Record):
     """What became of every row: rows = older + bad + impressions + duplicate, short and cut events + events of the splits."""
 
     fingerprint: str
-    rows: int
-    older_rows: int = 0  # than since_s
-    since_s: float | None = None  # `data.since` as Unix time; None = everything was read
-    bad_rows: dict[str, int]  # by reason, most frequent first
-    impressions: int
-    clicks: int
-    duplicate_events: int
-    short_sessions: int
-    short_events: int
-    cut_events: int
-    catalogue_items: int  # items with data.min_item_support clicks in train
+    rows: Count
+    older_rows: Count = 0  # than since_s
+    since_s: Time | None = None  # `data.since` as Unix time; None = everything was read
+    bad_rows: dict[str, Count]  # by reason, most frequent first
+    impressions: Count
+    clicks: Count
+    duplicate_events: Count
+    short_sessions: Count
+    short_events: Count
+    cut_events: Count
+    catalogue_items: Count  # items with data.min_item_support clicks in train
     feedback_ranges: dict[str, tuple[float | str, float | str]]
     splits: dict[str, SplitCounts]
     shards: tuple[Shard, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Manifest:
+        if set(self.splits) != set(schema.SPLITS):
+            raise ValueError(f"splits are {', '.join(self.splits)}, not {', '.join(schema.SPLITS)}")
+        return self
 
     @property
     def n_bad_rows(self) -> int:

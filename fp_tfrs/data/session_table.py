@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from fp_tfrs import schema
 from fp_tfrs.config import ModelConfig
@@ -36,6 +37,16 @@ _UNCLICKED_FEATURES = {
     schema.UNCLICKED_INDEX: tf.io.RaggedFeature(tf.int64),
     schema.UNCLICKED_FIRST: tf.io.RaggedFeature(tf.int64),
     schema.UNCLICKED_END: tf.io.RaggedFeature(tf.int64),
+}
+
+# What indices and positions are at least; at most they are what an int32 holds.
+_LEAST = {
+    schema.ITEM_INDEX: schema.OOV_INDEX,
+    schema.USER_INDEX: 0,
+    schema.HISTORY_INDEX: schema.OOV_INDEX,
+    schema.UNCLICKED_INDEX: schema.OOV_INDEX,
+    schema.UNCLICKED_FIRST: 0,
+    schema.UNCLICKED_END: 0,
 }
 
 # Fields of the table that are put in order, and cut down to known items, in the same way.
@@ -118,10 +129,10 @@ class SessionTable:
 
         return [
             Session(
-                self.session_id[row].decode(),
+                self.session_id[row].decode(errors="replace"),
                 ids(items[row]),
                 tuple(map(bool, flags[row])),
-                self.user_id[row].decode(),
+                self.user_id[row].decode(errors="replace"),
                 history_item_id=ids(histories[row]),
                 unclicked=tuple(zip(ids(unclicked[row]), first[row].tolist(), end[row].tolist())),
             )
@@ -190,8 +201,8 @@ def read_sessions(
         if has_unclicked:
             _check_unclicked(next(records.unbatch().as_numpy_iterator(), b""))
         parts = [_flat(batch) for batch in parsed.prefetch(tf.data.AUTOTUNE)]
-    except tf.errors.OpError as error:
-        reason = " ".join(str(error.message).split())
+    except (tf.errors.OpError, DecodeError, UnicodeDecodeError) as error:  # TensorFlow's message may hold any bytes
+        reason = " ".join(str(error).split())
         raise InputError(f"transformed examples cannot be read ({reason}); run the Transform step again") from error
     if not parts:
         raise InputError(f"no sessions in {len(files)} files of transformed examples, the first is {files[0]}")
@@ -234,6 +245,11 @@ def _renumber_events(flat: dict[str, np.ndarray]) -> np.ndarray:
     event is left."""
     known_before = np.concatenate([[0], np.cumsum(flat["item_index"] != schema.OOV_INDEX)])
     session_first = np.repeat(np.cumsum(flat["length"]) - flat["length"], flat["unclicked_length"])
+    n_events = np.repeat(flat["length"], flat["unclicked_length"])
+    if np.any(flat[schema.UNCLICKED_FIRST] > n_events) or np.any(flat[schema.UNCLICKED_END] > n_events):
+        raise InputError(
+            f"{schema.UNCLICKED_FIRST} or {schema.UNCLICKED_END} is beyond its session's events; run the Transform step again"
+        )
     for name in (schema.UNCLICKED_FIRST, schema.UNCLICKED_END):
         before = known_before[session_first + flat[name]] - known_before[session_first]
         flat[name] = before.astype(np.int32)
@@ -254,6 +270,9 @@ def _select_known(order: np.ndarray, length: np.ndarray, index: np.ndarray) -> t
 
 def _flat(batch: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
     """A parsed batch as arrays, by the table's names: some with a value a session, some with one an event."""
+    for name, least in _LEAST.items():
+        if name in batch:
+            _check_range(batch, name, least)
     item_index, times = batch[schema.ITEM_INDEX], batch[schema.TIMESTAMP_S]
     length = _check_lengths(batch, schema.ITEM_INDEX, _EVENT_FEATURES)
     flat = {
@@ -275,6 +294,14 @@ def _flat(batch: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
         flat["unclicked_length"] = _check_lengths(batch, schema.UNCLICKED_INDEX, _UNCLICKED_FEATURES)
         flat |= {name: batch[name].flat_values.numpy().astype(np.int32) for name in _UNCLICKED_FIELDS}
     return flat
+
+
+def _check_range(batch: dict[str, tf.Tensor], name: str, least: int) -> None:
+    values = batch[name]
+    values = (values.flat_values if isinstance(values, tf.RaggedTensor) else values).numpy()
+    wrong = values[(values < least) | (values > np.iinfo(np.int32).max)]
+    if wrong.size:
+        raise InputError(f"{name} has the value {wrong[0]}, which is none; run the Transform step again")
 
 
 def _check_lengths(batch: dict[str, tf.Tensor], of: str, others: Iterable[str]) -> np.ndarray:

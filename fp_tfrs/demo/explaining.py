@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fp_tfrs import storage
 from fp_tfrs.errors import InputError
 from fp_tfrs.serving import metadata
 from fp_tfrs.serving.request import Request
@@ -144,11 +143,12 @@ def load(directory: str) -> TriedModel:
 
 
 def _read_kind(directory: str) -> str:
-    """What the export says of itself; "" for one that is older than that."""
-    if not storage.exists(os.path.join(directory, metadata.EXPORT_FILE)):
+    """What the export says of itself; "" for one that is older than that, or says nothing that can be read."""
+    try:
+        values = metadata.read_export(directory)
+        return f"{values['method']} with {values['tower']}"[:200]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ""
-    values = metadata.read_export(directory)
-    return f"{values['method']} with {values['tower']}"
 
 
 def _read_variable(directory: str, name: str) -> np.ndarray:

@@ -45,6 +45,6 @@ def from_export(directory: str) -> list[Request]:
     """The real sessions that an export was probed with, without a target; none where they cannot be read."""
     try:
         expected = expectations.read(os.path.join(directory, expectations.FILE_NAME))
-    except (OSError, ValueError, TypeError):  # an export of an older version, or of another program
+    except (OSError, ValueError):  # an export of an older version, or of another program
         return []
     return [request for request in expectations.real_requests(expected) if request.item_id][:MOST]

@@ -16,6 +16,7 @@ import difflib
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from fp_tfrs.experiments.figures import SHARES
 from fp_tfrs.experiments.titles import TitlesPlan
 
 Space = dict[str, tuple[Any, ...]]  # dotted path → the values to choose from
+_NAME = "[a-z0-9][a-z0-9_-]*"  # what becomes a folder's name leads nowhere else
 COMPACT = ("hr@20", "mrr@20", "ndcg@20", "fp_hr@20", "delta_hr@20")
 
 
@@ -74,13 +76,13 @@ class Cell(NamedTuple):
 class Experiment(Section):
     """The whole file."""
 
-    name: str = field(..., "folder of its results", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    name: str = field(..., "folder of its results", pattern=f"^{_NAME}$")
     title: str = field(..., "what it asks; heads its report")
     seeds: tuple[int, ...] = field(
         (1, 2, 3, 4, 5), "trainings of the chosen settings", "method.md 9: at least 5", min_length=1
     )
     trials: int = field(6, "settings that each cell tries on the validation split, with the first seed", ge=1)
-    data_sets: dict[str, DataSetPlan] = field(..., "by name", min_length=1)
+    data_sets: dict[str, DataSetPlan] = field(..., "by name, which is a folder's too", min_length=1)
     towers: dict[str, ChoicePlan] = field(..., "by name", min_length=1)
     methods: dict[str, ChoicePlan] = field(..., "by name; the tables have them in this order", min_length=1)
     search: Space = field({}, "what every cell searches: dotted path → values")
@@ -98,6 +100,9 @@ class Experiment(Section):
     def _check(self) -> Experiment:
         if unknown := [name for name in self.against if name not in self.methods]:
             raise ValueError(f"against has no method {unknown[0]!r}; methods are {', '.join(self.methods)}")
+        for name in self.data_sets:
+            if not re.fullmatch(_NAME, name):
+                raise ValueError(f"data_sets has {name!r}, which names no folder; write it as {_NAME} has it")
         for name in self.metrics:
             if name not in SHARES:
                 near = difflib.get_close_matches(name, SHARES, 1, 0.0)[0]

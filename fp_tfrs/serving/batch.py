@@ -41,7 +41,7 @@ class _Record(pydantic.BaseModel):
 class Shard(_Record):
     """One file of answers."""
 
-    path: str  # relative to the folder
+    path: str = pydantic.Field(pattern=r"^sessions-\d+-\d+\.(parquet|jsonl)$")  # relative to the folder, and never out of it
     sessions: int
     bad_rows: dict[str, int]  # by reason
     most_items: int  # that a session got
@@ -59,7 +59,7 @@ class Manifest(_Record):
     rows: int
     sessions: int
     bad_rows: dict[str, int]  # by reason, most frequent first
-    shards: tuple[Shard, ...]
+    shards: tuple[Shard, ...] = pydantic.Field(min_length=1)
 
     @property
     def n_bad_rows(self) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pydantic
 
 from fp_tfrs import schema, storage
 from fp_tfrs.config import RunConfig
@@ -38,6 +39,9 @@ class Expectation:
     rank_low: int  # the target's rank if every near-tie is lost by the others; 0 = not in the catalogue
     rank_high: int  # and if every near-tie is won by them
     is_exact: bool = True  # an index that approximates may leave items out
+
+
+_EXPECTATIONS = pydantic.TypeAdapter(list[Expectation])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,10 +163,7 @@ def write(path: Path, expected: Sequence[Expectation]) -> None:
 
 def read(path: str) -> list[Expectation]:
     """The inverse of `write`; OSError or ValueError when the file cannot be read."""
-    return [
-        Expectation(**{**values, "request": Request(*values["request"])})
-        for values in json.loads(storage.read_text(path))
-    ]
+    return _EXPECTATIONS.validate_json(storage.read_text(path))
 
 
 def real_requests(expected: Sequence[Expectation]) -> list[Request]:

@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import pydantic
+
 import fp_tfrs
 from fp_tfrs import storage
 from fp_tfrs.config import RunConfig, dump, fingerprint
@@ -19,6 +21,17 @@ from fp_tfrs.serving import scann_index
 FOLDER = "assets.extra"  # below the SavedModel's; of its files model servers read the warm-up requests alone
 EXPORT_FILE = f"{FOLDER}/metadata.json"
 LINEAGE_FILE = f"{FOLDER}/lineage.json"  # in pushed versions only
+
+
+class _Rollback(pydantic.BaseModel):
+    version: int
+    instead_of: int
+
+
+class _Lineage(pydantic.BaseModel):
+    """What is read of LINEAGE_FILE; the rest is for people."""
+
+    rollback: _Rollback | None = None
 
 
 def of_export(
@@ -82,5 +95,6 @@ def of_rollback(lineage: str, version: int, instead_of: int) -> str:
 
 
 def rolled_back_to(lineage: str) -> int | None:
-    """Which version's files a version has, by its LINEAGE_FILE; None: its own."""
-    return json.loads(lineage).get("rollback", {}).get("version")
+    """Which version's files a version has, by its LINEAGE_FILE; None: its own. Raises ValueError: it is none of ours."""
+    rollback = _Lineage.model_validate_json(lineage).rollback
+    return None if rollback is None else rollback.version

@@ -33,7 +33,8 @@ def roll_back(models: str, to: int | None = None) -> Rollback:
             has, so that one after another goes further back.
 
     Raises:
-        InputError: there is no such version, nothing before what is served, or labels say what is served.
+        InputError: there is no such version, nothing before what is served, labels say what is served, or what a version
+            says of itself cannot be read.
         RunError: as `push.push`.
     """
     models = models.rstrip("/")
@@ -78,7 +79,11 @@ def _version_before(models: str, versions: Sequence[int]) -> int:
 
 
 def _origin(models: str, version: int) -> int:
-    return metadata.rolled_back_to(_lineage(models, version)) or version
+    try:
+        return metadata.rolled_back_to(_lineage(models, version)) or version
+    except ValueError:
+        path = os.path.join(models, str(version), metadata.LINEAGE_FILE)
+        raise InputError(f"{path} is none that fp-tfrs has written; mend it, or push that version again") from None
 
 
 def _lineage(models: str, version: int) -> str:
