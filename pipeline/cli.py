@@ -279,6 +279,7 @@ def _recommend(parsed: argparse.Namespace) -> None:
     else:
         model = client.GrpcClient(parsed.grpc, parsed.name, parsed.timeout)
     for option, value, name in (
+        ("--items", parsed.items, "item_id"),
         ("--user", parsed.user, "user_id"),
         ("--history", parsed.history, "history_item_id"),
         ("--unclicked", parsed.unclicked, "unclicked_item_id"),
@@ -287,6 +288,8 @@ def _recommend(parsed: argparse.Namespace) -> None:
     ):
         if value is not None and name not in model.takes:
             raise InputError(f"{option} {value}: {model.place} takes no {name}; leave {option} out")
+        if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):  # what argv has for other bytes
+            raise InputError(f"{option} {value!r} is not UTF-8, as ids are")
     history, unclicked, allowed, denied = (
         [item for item in (given or "").split(",") if item]
         for given in (parsed.history, parsed.unclicked, parsed.allow, parsed.deny)

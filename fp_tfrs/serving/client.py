@@ -92,7 +92,10 @@ class RestClient:
         inputs = {name: value for name, value in values.items() if name in self._inputs[request.signature]}
         answer = self._ask(":predict", {"signature_name": request.signature, "inputs": inputs})
         with self._as_expected():
-            return _answer(answer["outputs"]["item_id"][0], map(float, answer["outputs"]["score"][0]))
+            items, scores = (answer["outputs"][name][0] for name in ("item_id", "score"))
+            if not all(isinstance(item, str) for item in items):
+                raise TypeError(f"{items!r} are no ids")
+            return _answer(items, map(float, scores))
 
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -109,6 +112,8 @@ class RestClient:
             raise RunError(
                 f"{self.place} fails with HTTP status {error.code}: {reason}; see the server's log"
             ) from None
+        except UnicodeError as error:
+            raise InputError(f"{self._url} is no address ({error}); mend --url") from None
         except TimeoutError:
             raise _late(self.place, self._timeout_s) from None
         except (OSError, http.client.HTTPException) as error:
@@ -121,7 +126,7 @@ class RestClient:
     def _as_expected(self) -> Iterator[None]:
         try:
             yield
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise RunError(
                 f"{self.place} answers otherwise than TensorFlow Serving does ({type(error).__name__}: {error}); "
                 "give the address of its REST interface"
@@ -202,5 +207,5 @@ def _error_text(error: urllib.error.HTTPError) -> str:
     """What the server says is wrong."""
     try:
         return " ".join(str(json.load(error)["error"]).split())[:300]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
         return str(error.reason)

@@ -81,7 +81,11 @@ class SavedModel:
                 f"it was given {', '.join(sorted(inputs))}"
             )
         feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
-        return self._session.run({name: tensor.name for name, tensor in definition.outputs.items()}, feeds)
+        try:
+            return self._session.run({name: tensor.name for name, tensor in definition.outputs.items()}, feeds)
+        except UnicodeDecodeError as error:  # what was refused is quoted in the message, and is no text
+            reason = error.object.decode(errors="replace")
+            raise tf.errors.InvalidArgumentError(None, None, reason) from error
 
     def takes(self, signature: str) -> set[str]:
         """The names of a signature's inputs."""
