@@ -31,6 +31,7 @@ setup(
         "apache-beam[dill]>=2.74,<2.78",
         "docker>=7,<8",
         "grpcio>=1.60,<2",
+        "importlib-resources>=6,<8",  # tensorflow-datasets imports it and does not say so
         "jinja2>=3.1,<4",
         "keras-tuner>=1.3.5,<1.4",
         "kfp>=2.5,<2.18",
@@ -47,7 +48,7 @@ setup(
         "PyYAML>=6,<7",
         "scikit-learn>=1.5,<1.6",
         "scipy>=1.10,<1.19",
-        "tensorboard>=2.16,<2.22",  # for TFX, which since 1.17 imports it without asking for it
+        "tensorboard>=2.16,<2.22",  # keras-tuner imports it, and TensorFlow 2.21 no longer brings it
         "tensorflow>=2.16.2,<2.22",
         "tensorflow-data-validation>=1.16,<1.22",
         "tensorflow-datasets>=4.9.10,<4.10",
@@ -63,7 +64,7 @@ setup(
         "typing-extensions>=4.5,<5",
     ],
     extras_require={
-        "scann": ["scann>=1.3.2,<1.5"],  # 1.3.2 is the only one for TensorFlow 2.16
+        "scann": ["scann==1.3.2; python_version < '3.11'"],  # for TensorFlow 2.16; there is none for 2.21
         "tools": [
             "hypothesis>=6,<7",
             "mypy>=2,<3",

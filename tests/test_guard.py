@@ -55,9 +55,11 @@ def test_imported_after_tensorflow_with_keras_3_it_says_one_sentence():
         PYTHONWARNINGS="ignore",
     )
     assert run.returncode == 1
-    assert run.stderr == run.stdout  # as an exception, then as all that an uncaught one prints
-    assert run.stderr.count("\n") == 1
-    assert "Keras 3" in run.stderr
+    # TensorFlow 2.21 itself says, whatever it is told, what it was built with and what hardware it misses.
+    printed = [line for line in run.stderr.splitlines() if not line.startswith(("WARNING: All log messages", "I0000 "))]
+    assert printed == run.stdout.splitlines()  # as an exception, then as all that an uncaught one prints
+    assert len(printed) == 1
+    assert "Keras 3" in printed[0]
     assert "import fp_tfrs first" in run.stderr
 
 

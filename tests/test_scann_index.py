@@ -15,13 +15,18 @@ from fp_tfrs.serving.request import Request
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory):
+def scann():
+    pytest.importorskip("scann", reason="no ScaNN is made for this TensorFlow")
+
+
+@pytest.fixture(scope="module")
+def export(scann, tmp_path_factory):
     run = run_config("vanilla", index="scann", item_table="bfloat16", exclude_seen=True, top_k=V // 2)
     model = run.model.model_copy(update={"penalty": 0.3})
     return Export(tmp_path_factory.mktemp("scann"), run.model_copy(update={"model": model}))
 
 
-def test_an_index_finds_most_of_the_highest_products():
+def test_an_index_finds_most_of_the_highest_products(scann):
     random = np.random.default_rng(0)
     n_items, size, n = 20_000, 16, 50  # as few as are hashed
     items = random.normal(size=(n_items, size)).astype(np.float32)

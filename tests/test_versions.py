@@ -124,7 +124,8 @@ def test_a_pruning_killed_at_any_file_leaves_whole_versions_alone_and_a_push_swe
     whole = {str(version): push.digests(models / str(version)) for version in (5, 20, 100)}
     kept = {version: whole[version] for version in ("20", "100")}
     outcomes = killed(models, tmp_path, "prune")
-    assert sum(outcome["is_killed"] for outcome in outcomes) == 8  # rename, its fsync, 3 files, 3 folders
+    # rename, its fsync, 3 files, 3 folders; Python 3.13's rmtree does one thing more
+    assert sum(outcome["is_killed"] for outcome in outcomes) in (8, 9)
     for outcome in outcomes:
         assert outcome["then"] in (whole, kept)
         assert outcome["repeated"] == kept

@@ -31,7 +31,7 @@ def write_ranked_targets(
         slices: of `slices.slice_targets`; each kind becomes a feature, the slice's name.
         folder: made if it is missing; standard as a folder of Examples with one split.
     """
-    names = {kind: np.select(list(of.values()), list(of)) for kind, of in slices.items()}
+    names = {kind: np.select(list(of.values()), list(of), default="") for kind, of in slices.items()}
     is_kept = ~targets.is_false_positive
     path = os.path.join(folder, FILE_NAME)
     storage.make_folder(os.path.dirname(path))

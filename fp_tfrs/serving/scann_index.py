@@ -67,4 +67,7 @@ def register_ops() -> None:
     try:
         import scann.scann_ops  # noqa: F401 (its import registers them)
     except ImportError as error:
-        raise RunError(f"serving.index: scann needs ScaNN ({error}): pip install 'fp-tfrs[scann]'") from None
+        raise RunError(
+            f"serving.index: scann needs ScaNN ({error}): pip install 'fp-tfrs[scann]', under Python 3.10, since no ScaNN is "
+            "made for TensorFlow 2.21"
+        ) from None
