@@ -1,6 +1,6 @@
 # Every target makes what it needs first; `make` alone says what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-long test-forward lint parity parity-1 parity-2 clean
+.PHONY: help setup run test test-unit test-long test-forward lint audit parity parity-1 parity-2 clean
 
 ifneq ($(wildcard ../shared/data),)
 export FP_TFRS_DATA_DIR ?= $(CURDIR)/../shared/data
@@ -13,6 +13,7 @@ help:
 	@echo 'make test-long  the long tests: minutes each, on real data where FP_TFRS_DATA_DIR has it; prints figures'
 	@echo 'make test-forward  test-unit with TFX 1.21, in a Debian 13 of its own: for machines with an older C library, as root'
 	@echo 'make lint       style and types'
+	@echo 'make audit      known vulnerabilities of the locked packages; asks PyPI about each'
 	@echo 'make parity     the towers beside published figures: two processes for hours; goes on where it was stopped'
 	@echo 'make setup      only make .venv'
 	@echo 'make clean      remove what make made: .venv, runs/quickstart, caches'
@@ -43,6 +44,14 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# Strict: a package that PyPI does not know is a failure; otherwise an audit that has seen nothing would find nothing.
+audit: setup
+	.venv/bin/python -m venv build/audit
+	build/audit/bin/pip install --quiet pip-audit
+	for lock in requirements.lock requirements-forward.lock; do \
+	  build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $$lock || failed=1; \
+	done; exit $${failed:-0}
 
 parity: setup
 	@$(MAKE) --no-print-directory -j2 parity-1 parity-2
