@@ -15,6 +15,7 @@ help:
 	@echo 'make lint       style and types'
 	@echo 'make audit      known vulnerabilities of the locked packages; asks PyPI about each'
 	@echo 'make parity     the towers beside published figures: two processes for hours; goes on where it was stopped'
+	@echo 'make bench      speed beside RecBole and the limits of the machine: hours, on an idle one; goes on where it was stopped'
 	@echo 'make setup      only make .venv'
 	@echo 'make clean      remove what make made: .venv, runs/quickstart, caches'
 
@@ -56,6 +57,10 @@ audit: setup
 parity: setup
 	@$(MAKE) --no-print-directory -j2 parity-1 parity-2
 	@.venv/bin/python benchmarks/parity.py --list
+
+bench: setup
+	@sh benchmarks/peers/setup.sh runs/peers-venv
+	@.venv/bin/python -m benchmarks.bench
 
 # The processes share the work by lock files.
 parity-1 parity-2:

@@ -220,8 +220,8 @@ def read_data(dataset: str) -> ParityData:
     test = pd.read_parquet(os.path.join(dataset, "test_prefixes.parquet"))
     columns = [index_of.get(int(target), 0) - schema.FIRST_ITEM_INDEX for target in test["target"]]
     return ParityData(
-        train=_tabulate(parts[False]),
-        valid=_tabulate(parts[True]),
+        train=tabulate(parts[False]),
+        valid=tabulate(parts[True]),
         n_items=len(item_id),
         n_prefixes=sum(len(items) - 1 for items in encoded.values()),
         n_valid_prefixes=sum(len(items) - 1 for items in parts[True].values()),
@@ -231,7 +231,7 @@ def read_data(dataset: str) -> ParityData:
     )
 
 
-def _tabulate(sessions: Mapping[str, np.ndarray]) -> SessionTable:
+def tabulate(sessions: Mapping[str, np.ndarray]) -> SessionTable:
     """A table in which every item but a session's first is a target once.
 
     A session with more than MAX_LENGTH targets is cut into pieces; each begins with the last item of the one before.

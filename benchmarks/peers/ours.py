@@ -1,0 +1,144 @@
+"""The project's side of the comparison: its batches, model, `fit` and ranking, as `training.train` uses them.
+
+In: the data set itself, and the description that `worker.serve` reads.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import fp_tfrs  # noqa: F401  settles Keras 2 before TensorFlow is imported
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.peers import data, settings, worker
+from fp_tfrs import schema
+from fp_tfrs.config import ModelConfig, TrainingConfig
+from fp_tfrs.data.dataset import TrainingBatches
+from fp_tfrs.data.session_table import SessionTable
+from fp_tfrs.learning.lazy_adam import LazyAdam
+from fp_tfrs.learning.metrics import metric_matrix
+from fp_tfrs.learning.model import SessionModel
+from fp_tfrs.learning.ranking import TargetRanking
+
+
+class Ours:
+    """A tower of the project's on a data set.
+
+    Args:
+        description: dataset, tower; next_item, the loss's kind; data_dir, with the data sets' folders; threads.
+    """
+
+    def __init__(self, description: Mapping[str, Any]):
+        tf.config.threading.set_intra_op_parallelism_threads(description["threads"])
+        tf.config.threading.set_inter_op_parallelism_threads(description["threads"])
+        tables = data.read(description["dataset"], description["data_dir"])
+        config = model_config(description["tower"], description["next_item"])
+        training = training_config(tables.train, config, settings.DATASETS[description["dataset"]])
+        self._batches = TrainingBatches(tables.train, config, training, settings.SEED)
+        counts = np.bincount(tables.train.item_index - schema.FIRST_ITEM_INDEX, minlength=tables.n_items)
+        self._model = SessionModel(config, tables.n_items, settings.SEED, counts)
+        optimizer = LazyAdam(training.learning_rate, global_clipnorm=training.clip_norm)
+        optimizer.build(self._model.trainable_variables)
+        self._model.compile(optimizer=optimizer)
+        self._ranking = TargetRanking(self._model, tables.valid, config, training.batch_size)
+        self._n_items, self._n_valid_sessions = tables.n_items, len(tables.valid.length)
+        self._batch_size = training.batch_size
+        self._epoch = 0
+        self._products = _Products(tables.n_items)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "n_targets": self._batches.n_targets,
+            "n_steps": self._batches.n_steps,
+            "n_valid_targets": len(self._ranking.column),
+            "n_valid_sessions": self._n_valid_sessions,
+            "n_items": self._n_items,
+            "n_parameters": int(sum(np.prod(weight.shape) for weight in self._model.trainable_variables)),
+            "batch_size": self._batch_size,
+        }
+
+    def train(self, n_steps: int) -> dict[str, Any]:
+        n_targets = self._count_targets(n_steps)
+        begin_s = time.perf_counter()
+        batches = self._batches.epoch(self._epoch).take(n_steps)
+        guard = tf.keras.callbacks.LambdaCallback(on_train_batch_end=_refuse_nan)  # as `train` has one
+        self._model.fit(batches, verbose=0, callbacks=[guard])
+        self._epoch += 1
+        return {"seconds": time.perf_counter() - begin_s, "n_targets": n_targets}
+
+    def load(self, n_steps: int) -> dict[str, Any]:
+        n_targets = self._count_targets(n_steps)
+        begin_s = time.perf_counter()
+        for _ in self._batches.epoch(self._epoch).take(n_steps):
+            pass
+        return {"seconds": time.perf_counter() - begin_s, "n_targets": n_targets}
+
+    def evaluate(self) -> dict[str, Any]:
+        begin_s = time.perf_counter()
+        mrr = metric_matrix(self._ranking.ranks())[f"mrr@{settings.TOP_K}"].mean()
+        seconds = time.perf_counter() - begin_s
+        return {"seconds": seconds, "n_targets": len(self._ranking.column), "mrr": float(mrr)}
+
+    def multiply(self, n_rows: int) -> dict[str, Any]:
+        return self._products.time(n_rows)
+
+    def _count_targets(self, n_steps: int) -> int:
+        batches = self._batches.epoch(self._epoch).take(n_steps)
+        return sum(int(tf.math.count_nonzero(batch[schema.LABEL])) for batch in batches)
+
+
+def model_config(tower: str, next_item: str) -> ModelConfig:
+    """The project's model of a tower of `settings.TOWERS`, by the loss's kind."""
+    options, _ = settings.TOWERS[tower]
+    section = {"name": tower, "embedding_dim": settings.DIM, **options}
+    return ModelConfig.model_validate({"method": "vanilla", "tower": section, "next_item": {"kind": next_item}})
+
+
+def training_config(table: SessionTable, model: ModelConfig, targets_per_step: int) -> TrainingConfig:
+    """Settings with as many sessions a batch as make the mean of an epoch's targets a step what is asked for."""
+
+    def config(batch_size: int) -> TrainingConfig:
+        return TrainingConfig(batch_size=batch_size, learning_rate=settings.LEARNING_RATE, clip_norm=settings.CLIP_NORM)
+
+    def mean(batch_size: int) -> float:
+        batches = TrainingBatches(table, model, config(batch_size), settings.SEED)
+        return batches.n_targets / batches.n_steps
+
+    sizes = range(1, targets_per_step + 1)  # a session has one target at least
+    larger = sizes[min(bisect.bisect_left(sizes, targets_per_step, key=mean), len(sizes) - 1)]
+    return config(min(larger, max(larger - 1, 1), key=lambda size: abs(mean(size) - targets_per_step)))
+
+
+def _refuse_nan(step: int, logs: Mapping[str, float]) -> None:
+    if not np.isfinite(logs["loss"]):
+        raise RuntimeError(f"the loss is {logs['loss']} at step {step}")
+
+
+class _Products:
+    """The products of a step's logits and their gradients alone, which no way of training by full softmax can do without."""
+
+    def __init__(self, n_items: int):
+        self._items = tf.random.uniform([n_items, settings.DIM])
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, settings.DIM])])
+        def multiply(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            logits = tf.matmul(rows, self._items, transpose_b=True)
+            return tf.matmul(logits, self._items), tf.matmul(logits, rows, transpose_a=True)
+
+        self._multiply = multiply
+
+    def time(self, n_rows: int) -> dict[str, Any]:
+        rows = tf.random.uniform([n_rows, settings.DIM])
+        begin_s = time.perf_counter()
+        self._multiply(rows)
+        return {"seconds": time.perf_counter() - begin_s, "flop": 6 * n_rows * len(self._items) * settings.DIM}
+
+
+if __name__ == "__main__":
+    worker.serve(Ours)

@@ -1,0 +1,67 @@
+"""What is compared with RecBole, and by which settings: the one place that both sides' programs read.
+
+Plain data, which each side's Python can import: the project's own, and that of `setup.sh` with RecBole.
+
+A *target* is one event that is predicted from the events of its session before it, at most `MAX_PREFIX` of them. RecBole
+makes a row of every prefix, the project one pass over all positions of a session: the pairs of prefix and target are the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Targets of a step. RecBole's default is 2,048, which would make 15 steps of MovieTweetings' epoch; the project's sessions a
+# batch are chosen so that its mean is this.
+DATASETS = {"movietweetings": 512, "diginetica": 2048}
+MAX_PREFIX = 50  # RecBole's default; longer sessions are cut into pieces, for both sides
+VALID_SHARE, VALID_SEED = 0.1, 1
+EVAL_ROWS = 4096  # RecBole's default
+DIM = 100
+LEARNING_RATE = 1e-3
+CLIP_NORM = 5.0
+SEED = 1
+TOP_K = 20
+THREADS = 2
+
+# The project's towers in the variants that RecBole has, and RecBole's with the same sizes and dropout.
+TOWERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "gru4rec": (
+        {"hidden_dim": 100, "has_gru_bias": False, "is_reset_after": True, "dropout_embedding": 0.3},
+        {"model": "GRU4Rec", "hidden_size": 100, "num_layers": 1, "dropout_prob": 0.3},
+    ),
+    "narm": (
+        {
+            "hidden_dim": 100,
+            "has_gru_bias": False,
+            "is_reset_after": True,
+            "dropout_embedding": 0.25,
+            "dropout_context": 0.5,
+        },
+        {"model": "NARM", "hidden_size": 100, "n_layers": 1, "dropout_probs": [0.25, 0.5]},
+    ),
+    "stamp": ({}, {"model": "STAMP"}),
+    "sr_gnn": ({}, {"model": "SRGNN", "step": 1}),
+    "sasrec": (
+        {
+            "n_layers": 2,
+            "n_heads": 2,
+            "hidden_dim": 256,
+            "block": "post_norm",
+            "is_embedding_scaled": False,
+            "norm_epsilon": 1e-12,
+            "max_positions": MAX_PREFIX + 1,  # validation ranks a piece whole, with its last event
+            "dropout": 0.2,
+        },
+        {
+            "model": "SASRec",
+            "hidden_size": DIM,
+            "n_layers": 2,
+            "n_heads": 2,
+            "inner_size": 256,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-12,
+            "hidden_dropout_prob": 0.2,
+            "attn_dropout_prob": 0.2,
+        },
+    ),
+}
