@@ -14,7 +14,8 @@ from tried_model import write_export
 from fp_tfrs import schema
 from fp_tfrs.config import DataConfig
 from fp_tfrs.data import examples, manifest, session_table, sources
-from fp_tfrs.data.events import EventParser, Tally, read_events
+from fp_tfrs.data.events import Tally, read_events
+from fp_tfrs.data.preprocess import preprocess
 from fp_tfrs.data.sources import RawRow
 from fp_tfrs.datasets import raw_files
 from fp_tfrs.demo import explaining, samples
@@ -79,6 +80,30 @@ def test_numbers_that_are_none_and_broken_gzip_in_files_of_sessions(tmp_path):
     (tmp_path / "sessions.jsonl.gz").write_bytes(packed)
     with pytest.raises(InputError, match=r"sessions\.jsonl\.gz can't be read"):
         list(session_files.read_part(session_files.divide([str(tmp_path / "sessions.jsonl.gz")], 9)[0]))
+
+
+def checksum(content):
+    """TFRecord's: CRC-32C, bit by bit, rotated and shifted."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 * (crc & 1))
+    crc ^= 0xFFFFFFFF
+    return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def test_a_record_that_claims_more_than_there_is_does_not_kill_the_process(tmp_path):
+    record = Request(["a"], [0]).to_example()
+    length = len(record).to_bytes(8, "little")
+    good = length + checksum(length) + record + checksum(record)
+    (tmp_path / "good").write_bytes(good * 2)
+    assert len(list(session_files.read_part(session_files.Part(0, str(tmp_path / "good"), 0, None)))) == 2
+    lie = (2**40).to_bytes(8, "little")
+    for content in (good + lie + checksum(lie) + b"abc", good[:-1], good + b"abc"):
+        (tmp_path / "lie").write_bytes(content)
+        with pytest.raises(InputError, match="lie can't be read: a record ends after the file does"):
+            list(session_files.read_part(session_files.Part(0, str(tmp_path / "lie"), 0, None)))
 
 
 @pytest.mark.parametrize("line", [b"\xff,b\n1,2\n", b'a,"' + b"b" * 200_000 + b'"\n1,2\n'])
@@ -230,7 +255,20 @@ def test_the_data_sets_of_an_experiment_name_folders_inside_its_own(name):
         Experiment.model_validate({"name": "e", "title": "t", "data_sets": {name: {"config": "x"}}, **sections})
 
 
+@pytest.mark.e2e
 def test_ids_that_look_like_paths_stay_ids(tmp_path):
-    row = {"item": "../../etc/passwd", "time": 5, "user": "/root/.ssh"}
-    event = EventParser(LOG, 2e9).parse(RawRow(1, row, "", None))
-    assert (event.item_id, event.user_id) == ("../../etc/passwd", "/root/.ssh")
+    rows = [
+        {"item": f"../../item{n % 7}", "time": 1_000 * session + n, "user": f"/root/../{session}"}
+        for session in range(40)
+        for n in range(4)
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    source = {"format": "jsonl", "files": (str(log),)}
+    data = DataConfig.model_validate(LOG.model_dump() | {"source": source, "shards": 1})
+    preprocess(data, 1, str(tmp_path / "a" / "out"), str(tmp_path / "a" / "bad.jsonl"), 2e9)
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    shards = [f"a/out/Split-{split}/sessions-00000-of-00001.gz" for split in ("test", "train", "valid")]
+    assert found == ["a/bad.jsonl", *shards, "a/out/_MANIFEST.json", "log.jsonl"]
+    (first, *_) = examples.read_sessions(str(tmp_path / "a" / "out"), "train")
+    assert first.user_id.startswith("/root/../") and first.item_id[0].startswith("../../item")
