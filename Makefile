@@ -1,6 +1,6 @@
 # Every target makes what it needs first; `make` alone says what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-long test-forward lint audit parity parity-1 parity-2 clean
+.PHONY: help setup run test test-unit test-long test-forward lint audit bench parity parity-1 parity-2 clean
 
 ifneq ($(wildcard ../shared/data),)
 export FP_TFRS_DATA_DIR ?= $(CURDIR)/../shared/data
