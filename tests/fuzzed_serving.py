@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import hypothesis.strategies as st
 import numpy as np
-import tensorflow as tf
 from fuzzed_data import Parser, refusing
 from fuzzed_records import ASKED
 from hostile import TEXTS, as_json, byte_strings, value_trees
+from model_server_versions import Servable, ServingError
 from tried_model import ITEMS, serving, write_export
 
 from fp_tfrs.data.sources import RawRow
@@ -40,8 +40,8 @@ def _check_answer(item_id: np.ndarray, score: np.ndarray) -> None:
 
 
 def signatures(folder: Path) -> Parser:
-    """Every signature with inputs of any shape, and serialized Examples."""
-    model = SavedModel(write_export(folder / "signatures", has_unclicked=True))
+    """Every signature, as a model server calls it, with inputs of any shape, and serialized Examples."""
+    model = Servable(write_export(folder / "signatures", has_unclicked=True))
     names = ("recommend", "recommend_among", "rank")
 
     def array(values: list[str], shape: list[int]) -> np.ndarray:
@@ -51,16 +51,16 @@ def signatures(folder: Path) -> Parser:
         name, content, shapes = case
         try:
             if name == "serving_default":
-                outputs = model.call(name, examples=np.array(content, dtype=object))
+                outputs = model.run(name, {"examples": np.array(content, dtype=object)})
             else:
                 inputs = {
                     one: np.resize(np.array([0, 1, -(2**63)]), shape)
                     if one == "is_false_positive"
                     else array(content, shape)
-                    for one, shape in zip(sorted(model.takes(name)), shapes)
+                    for one, shape in zip(sorted(model.signatures[name].inputs), shapes)
                 }
-                outputs = model.call(name, **inputs)
-        except tf.errors.OpError:
+                outputs = model.run(name, inputs)
+        except ServingError:
             return False
         if name == "rank":
             assert ((outputs["rank"] >= 0) & (outputs["rank"] <= len(ITEMS))).all()

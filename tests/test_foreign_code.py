@@ -132,7 +132,7 @@ def test_a_pickle_in_a_parquet_schema_is_not_loaded(tmp_path):
     assert run.stdout.count("trap.parquet can't be read") == 2
     assert run.stdout.count("its schema holds a pickled Python object, which is not loaded") == 2
     assert os.listdir(tmp_path) == ["trap.parquet"]
-    with pytest.raises(InputError, match=r"trap\.parquet can't be read as parquet: .*not"):
+    with pytest.raises(InputError, match=r"trap\.parquet can't be read as parquet"):
         raw_files.table_parts(str(tmp_path / "trap.parquet"))
 
 
