@@ -6,7 +6,7 @@
 
 Parts are run one after the other, each in a process of its own, on two cores; each part's answers are kept in
 `<root>/results.json` as soon as it is finished, with the settings that they were had by. On an idle machine of two cores all
-take about four hours, of which 2.5 are RecBole's; with whole epochs of Diginetica (`--share 1`) it is a day.
+take about two hours, and seven with whole epochs of Diginetica (`--share 1`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What preprocessing a log of clicks takes, a tenth of it, and what Beam alone would take for as many elements.
 
-In: `globo/clicks.parquet` of `FP_TFRS_DATA_DIR`, all of it and the clicks of a tenth of its users. Out: seconds and the most
+In: `globo/clicks.parquet` of `FP_TFRS_DATA_DIR`, all of it and the clicks of a tenth and of a hundredth of its users. Out: seconds and the most
 memory of each of Beam's processes, by one process and by two (`beam_workers.process`), and Beam's floor: a pipeline that only
 makes as many elements and passes them through a function that does nothing, and one that also groups them once by session.
 """
@@ -25,17 +25,17 @@ from fp_tfrs.config import BeamConfig, DataConfig
 from pipeline import several_workers
 
 WAYS = {"one process": BeamConfig(), "two processes": BeamConfig(workers=2)}
-_TENTH = 10
+SIZES = {"whole": 1, "tenth": 10, "hundredth": 100}
 _CHUNK = 1_000  # elements that come of one
 
 
 def measure(data_dir: str, n_rounds: int) -> dict[str, Any]:
     """n_clicks: size → clicks; rounds: a list of size and way → seconds, memory_mib of each process, cpu_s; of floor,
-    stage → seconds. Sizes: whole and tenth."""
+    stage → seconds. Sizes: those of `SIZES`."""
     with tempfile.TemporaryDirectory(prefix="preprocessing-") as name:
         folder = Path(name)
         clicks = pd.read_parquet(os.path.join(data_dir, "globo", "clicks.parquet"))
-        parts = {"whole": clicks, "tenth": clicks[clicks["user_id"] % _TENTH == 0]}
+        parts = {size: clicks[clicks["user_id"] % every == 0] for size, every in SIZES.items()}
         n_clicks = {size: len(part) for size, part in parts.items()}
         logs = {size: _write_log(part, folder / f"{size}.parquet") for size, part in parts.items()}
         del clicks, parts

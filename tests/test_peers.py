@@ -98,6 +98,19 @@ def test_ratios_and_shares_of_the_machine_are_those_of_the_answers():
     assert by_word["rank"].machine == "2,500"
 
 
+@pytest.mark.parametrize(("power", "is_met"), [(1.0, True), (1.2, False)])
+def test_preprocessing_is_linear_whatever_it_takes_to_start(power, is_met):
+    n_clicks = {"whole": 3_000_000, "tenth": 300_000, "hundredth": 30_000}
+    each = {
+        f"{size}, one process": {"seconds": 20 + 1e-6 * n**power, "memory_mib": [900, 800]}
+        for size, n in n_clicks.items()
+    }
+    answer = {"n_clicks": n_clicks, "rounds": [{**each, "floor": {"map": 3.0}}]}
+    rows = list(bench_table.rows({"preprocessing": {"answer": answer}}))
+    assert [row.is_met for row in rows] == [True, True, is_met]
+    assert rows[1].measured == "1,700"
+
+
 def test_a_part_that_is_finished_is_not_run_again_and_another_failing_does_not_lose_it(tmp_path):
     path = tmp_path / "results.json"
     parts = {"start-up": bench.Part("builtins", "dict", {"x": 6}), "growth": bench.Part("builtins", "nothing", {})}
