@@ -288,7 +288,9 @@ def _recommend(parsed: argparse.Namespace) -> None:
     ):
         if value is not None and name not in model.takes:
             raise InputError(f"{option} {value}: {model.place} takes no {name}; leave {option} out")
-        if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):  # what argv has for other bytes
+        if value is not None and any(
+            "\ud800" <= letter <= "\udfff" for letter in value
+        ):  # what argv has for other bytes
             raise InputError(f"{option} {value!r} is not UTF-8, as ids are")
     history, unclicked, allowed, denied = (
         [item for item in (given or "").split(",") if item]

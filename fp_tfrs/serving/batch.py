@@ -41,7 +41,7 @@ class _Record(pydantic.BaseModel):
 class Shard(_Record):
     """One file of answers."""
 
-    path: str = pydantic.Field(pattern=r"^sessions-\d+-\d+\.(parquet|jsonl)$")  # relative to the folder, and never out of it
+    path: str = pydantic.Field(pattern=r"^sessions-\d+-\d+\.(parquet|jsonl)$")  # in the folder, never out of it
     sessions: int
     bad_rows: dict[str, int]  # by reason
     most_items: int  # that a session got
