@@ -16,8 +16,12 @@ import io
 import os
 import shutil
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, TextIO, cast, overload
+
+import numpy as np
 
 Path = str | os.PathLike[str]
 
@@ -92,6 +96,19 @@ def write_text(path: Path, text: str) -> None:
     """Writes the whole file as UTF-8, by rename."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, in its order.
+
+    Raises:
+        OSError: it cannot be read, or is damaged.
+    """
+    try:
+        with open_to_read(path) as file, np.load(file) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise OSError(f"{os.fspath(path)} is damaged: {error}") from error
 
 
 def exists(path: Path) -> bool:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from fp_tfrs import schema
+from fp_tfrs import schema, storage
 from fp_tfrs.config import RunConfig
 from fp_tfrs.data import examples
 from fp_tfrs.data.session_table import SessionTable, read_sessions
@@ -104,11 +103,9 @@ def judge_baselines(data: PreparedData, run: RunConfig, cache_path: str) -> dict
 
 def save_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a compressed .npz by rename."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.{os.getpid()}.partial"
-    with open(partial, "wb") as file:
+    storage.make_folder(os.path.dirname(path))
+    with storage.replacing(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
 
 
 def load_arrays(path: str) -> dict[str, np.ndarray]:
@@ -118,7 +115,6 @@ def load_arrays(path: str) -> dict[str, np.ndarray]:
         RunError: the file is damaged.
     """
     try:
-        with np.load(path) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        return storage.read_arrays(path)
+    except OSError as error:
         raise RunError(f"{path} is unreadable; delete it and start again") from error

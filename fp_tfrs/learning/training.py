@@ -301,9 +301,8 @@ class _State:
     def load_best(self, model: SessionModel) -> None:
         """Puts the best epoch's weights into a model like that of the state."""
         try:
-            with storage.open_to_read(self._best_path(self.best_epoch)) as file, np.load(file) as arrays:
-                model.set_weights([arrays[name] for name in arrays.files])
-        except (OSError, ValueError, EOFError) as error:
+            model.set_weights(list(storage.read_arrays(self._best_path(self.best_epoch)).values()))
+        except (OSError, ValueError) as error:
             raise RunError(f"the best weights in {self.directory} are unreadable; delete it and train again") from error
 
     def _claim(self, identity: str) -> None:
