@@ -6,6 +6,7 @@ silence that a model, or the container, has failed, and the answer is cached; th
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Any
 
 from tfx.components.infra_validator import component, executor
@@ -16,7 +17,8 @@ from tfx.types import BaseChannel, artifact_utils, standard_component_specs
 from fp_tfrs import schema
 from fp_tfrs.errors import RunError
 
-IMAGE_TAG = "2.16.1"  # of tensorflow/serving: the TensorFlow that the export was made with
+# Of tensorflow/serving: the release for the TensorFlow that the export was made with, or the newest before it.
+IMAGE_TAG = metadata.version("tensorflow-serving-api")
 REQUESTS = 10
 LOADING_S = 300
 

@@ -45,11 +45,15 @@ def test_the_pusher_waits_for_the_server_and_nothing_is_trained_again():
 
 
 @pytest.mark.parametrize("platform", ["docker", "kubernetes"])
-def test_the_node_asks_the_image_of_the_locked_tensorflow(platform):
+def test_the_node_asks_the_image_of_the_locked_release(platform):
     properties = nodes(run_with(platform))["InfraValidator"].exec_properties
     serving = json_format.Parse(properties["serving_spec"], infra_validator_pb2.ServingSpec())
-    locked = tf.__version__.rpartition(".")[0]
-    assert [tag.rpartition(".")[0] for tag in serving.tensorflow_serving.tags] == [locked]
+    locks = (
+        (Path(__file__).parents[1] / name).read_text() for name in ("requirements.lock", "requirements-forward.lock")
+    )
+    (ours,) = (lock.split() for lock in locks if f"tensorflow=={tf.__version__}\n" in lock)
+    (tag,) = serving.tensorflow_serving.tags
+    assert f"tensorflow-serving-api=={tag}" in ours
     assert serving.WhichOneof("serving_platform") == {"docker": "local_docker"}.get(platform, platform)
     request = json_format.Parse(properties["request_spec"], infra_validator_pb2.RequestSpec())
     assert request.split_name == schema.TEST and request.num_examples > 1
