@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import beam_workers
+from fp_tfrs import schema
+
 pytestmark = pytest.mark.e2e
 
 CONFIG = {
@@ -268,8 +271,8 @@ def test_second_run_does_nothing_then_a_changed_margin_trains_again(first):
     assert versions(folder / "root") != before and len(versions(folder / "root")) == len(before) + 2
 
 
-def test_killed_runs_go_on_with_the_same_command_and_end_as_if_nothing_had_happened(first, tmp_path):
-    """kill -9 while sessions are written, then while the model is trained; the third start finishes."""
+def test_killed_runs_go_on_with_the_same_command_and_end_as_if_nothing_had_happened(first, tmp_path, record_figure):
+    """kill -9 while sessions are written, then while the model is trained; the third start finishes as another run did."""
     root, said = tmp_path / "root", tmp_path / "said.txt"
     arguments = command("run", "--config", write_config(tmp_path, CONFIG), "--root", root)
     kill_when(arguments, lambda _: list(root.glob("artifacts/SessionExampleGen/examples/*/.unfinished")), said)
@@ -284,6 +287,32 @@ def test_killed_runs_go_on_with_the_same_command_and_end_as_if_nothing_had_happe
     assert len(versions(root)) == 1
     (history,) = read_histories(root)
     assert any(same_history(history, other) for other in read_histories(first[0] / "root"))
+
+    ours, theirs = (read_products(folder) for folder in (root, first[0] / "root"))
+    assert ours["bytes"] == theirs["bytes"]
+    assert ours["figures"].keys() == theirs["figures"].keys() and len(ours["figures"]) > 100
+    difference = max(abs(value - theirs["figures"][key]) for key, value in ours["figures"].items())
+    record_figure("two whole runs", f"same sessions, splits, vocabulary; {difference:.1e} of metrics", "same; 1e-6")
+    assert difference <= 1e-6
+
+
+def read_products(root):
+    """What two runs must have in common: to the byte, and as figures by their path in the report."""
+    (made,) = root.rglob("_MANIFEST.json")
+    (vocabulary,) = root.glob(f"artifacts/Transform/transform_graph/*/transform_fn/assets/{schema.ITEM_VOCABULARY}")
+    in_bytes = (
+        json.loads(made.read_text())["fingerprint"],
+        beam_workers.digest_records(made.parent),
+        vocabulary.read_bytes(),
+    )
+    figures, todo = {}, [((), metrics_of(root))]
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, dict):
+            todo += [((*path, key), inner) for key, inner in value.items()]
+        elif value is not None:
+            figures[path] = value
+    return {"bytes": in_bytes, "figures": figures}
 
 
 def read_histories(root):
