@@ -250,7 +250,7 @@ def test_a_killed_command_ends_as_two_processes_that_nobody_killed(beam_processe
         pytest.param(1_000_000, 1_000, marks=pytest.mark.long),
     ],
 )
-def test_the_benchmark_answers_all_sessions_and_memory_does_not_grow_with_them(sessions, items, capsys):
+def test_the_benchmark_answers_all_sessions_and_memory_does_not_grow_with_them(sessions, items, capsys, record_figure):
     # In a process of its own: what one starts begins with the memory that its parent ever had, as Linux counts it.
     script = Path(__file__).parent.parent / "benchmarks" / "batch_recommend.py"
     command = [sys.executable, script, "--sessions", str(sessions), "--items", str(items)]
@@ -259,4 +259,5 @@ def test_the_benchmark_answers_all_sessions_and_memory_does_not_grow_with_them(s
         print(said)
     cells = said.splitlines()[-1].strip("| ").split(" | ")
     assert cells[:2] == [f"{sessions:,}", f"{items:,}"]
+    record_figure(f"recommending for {sessions:,} sessions in files", cells[-1], "2,048 MiB")
     assert int(cells[-1].removesuffix(" MiB").replace(",", "")) < 2_048

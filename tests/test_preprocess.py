@@ -119,8 +119,9 @@ def finished(log, tmp_path_factory):
     return root, repeated, lines, result
 
 
-def test_a_dirty_log_gives_the_sessions_that_pandas_derives_from_the_clean_one(log, finished):
+def test_a_dirty_log_gives_the_sessions_that_pandas_derives_from_the_clean_one(log, finished, record_figure):
     root, *_ = finished
+    record_figure("events out of order, 10 % repeated", "sessions of the sorted log without repeats", "equal sessions")
     expected = derive_sessions(log)
     sessions = read_all(root / "out")
     for split in SPLITS:

@@ -197,7 +197,8 @@ def test_ids_get_the_positions_that_the_transform_gave_them(tmp_path):
     assert exported.item_of_column.lookup(tf.range(9, dtype=tf.int64)).numpy().tolist() == [i.encode() for i in items]
 
 
-def test_odd_lengths_in_one_batch_and_alone(fp_export):
+def test_odd_lengths_in_one_batch_and_alone(fp_export, record_figure):
+    record_figure("odd sessions served", "0, 1, L, L + 1, 10 L items, unknown, repeated: as alone", "all answered")
     random = np.random.default_rng(0)
     requests = [list(random.choice(VOCABULARY, n)) for n in (0, 1, L, L + 1, L + 7, 10 * L)]
     requests += [["who?", "what?"], [VOCABULARY[4]] * 3, [""] * 30 + [VOCABULARY[3]]]

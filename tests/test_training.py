@@ -159,7 +159,18 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(killed, whol
     assert "going on after epoch 2" in run.lines[0]
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(killed, whole, tmp_path, monkeypatch):
+def test_damaged_best_weights_are_named(whole, tmp_path):
+    run = whole[0].copy(tmp_path)
+    for path in glob.glob(os.path.join(run.folder, "state", "best-*.npz")):
+        os.truncate(path, os.path.getsize(path) // 2)
+    with pytest.raises(RunError, match="best weights in .* are unreadable; delete it and train again"):
+        run.train(_config())
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
+    killed, whole, tmp_path, monkeypatch, record_figure
+):
+    record_figure("newest checkpoint cut in half", "the one before is taken, and named", "says so; none left: an error")
     run = killed.copy(tmp_path)
     newest = glob.glob(os.path.join(run.folder, "state", "ckpt-2.data*"))[0]
     os.truncate(newest, os.path.getsize(newest) // 2)
@@ -216,7 +227,10 @@ def test_a_diverging_run_stops_at_the_step_names_its_sessions_and_saves_nothing(
 
 
 @pytest.mark.e2e
-def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint_and_goes_on_from_there(data, whole, tmp_path):
+def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint_and_goes_on_from_there(
+    data, whole, tmp_path, record_figure
+):
+    record_figure("NaN in the loss", "stops at its step, names its sessions, keeps the checkpoint", "one step")
     run = Run(*data, str(tmp_path))
 
     def poison(self, batch, logs=None):
