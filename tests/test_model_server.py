@@ -259,7 +259,7 @@ def test_the_command_line_names_what_a_server_does_not_have(served, capsys):
 
 def test_rest_needs_no_tensorflow(served):
     code = "import sys; from pipeline import cli; cli.main(sys.argv[1:]); sys.exit('tensorflow' in sys.modules)"
-    command = [sys.executable, "-c", code, "recommend", *places(served)[1], "--items", "a"]
+    command = [sys.executable, "-c", code, "recommend", *places(served)[1], "--items", "a", "-k", str(K)]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.count("\n") == K
 
 
