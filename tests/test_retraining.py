@@ -1,8 +1,10 @@
 """Nights as cron has them: a log that grows, a model that starts from the last one, and data that has moved."""
 
+import contextlib
 import csv
 import json
 import re
+import sqlite3
 import subprocess
 
 import pytest
@@ -39,7 +41,7 @@ def arguments(folder, *more):
     return ["run", "--config", folder / "config.yaml", "--root", folder / "root", *more]
 
 
-def test_three_nights(nights):
+def test_three_nights(nights, record_figure):
     folder = nights[0]
     write_log(nights, 0.8)
     first = run_cli(*arguments(folder))
@@ -57,6 +59,10 @@ def test_three_nights(nights):
         said = second.stderr.read()
     assert second.returncode == 0, said
     assert (other.returncode, "another run is working in --root" in other.stderr) == (2, True)
+    with contextlib.closing(sqlite3.connect(folder / "root" / "metadata.sqlite")) as database:
+        found = database.execute("pragma integrity_check").fetchall()
+    record_figure("two runs on one root", f"the second is refused; database {found[0][0]}", "refused or waits; intact")
+    assert found == [("ok",)]
     assert re.search(
         r"warm start from \S*/serving/tiny/\d+: 1\d\d of 1\d\d items carried over, (\d+) of \1 weights", said
     )
