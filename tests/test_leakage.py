@@ -154,11 +154,11 @@ def test_training_sessions_begin_before_every_test_session_and_share_no_event_wi
 def test_500_logs(check, drawn, record_figure):
     seen = set()
 
-    def count_and_check(*drawn_values):
-        seen.add(drawn_values)
-        check.hypothesis.inner_test(*drawn_values)
+    def count_and_check(values):
+        seen.add(values)
+        check.hypothesis.inner_test(*values)
 
-    settings(max_examples=500, deadline=None, derandomize=True)(given(*drawn)(count_and_check))()
+    settings(max_examples=500, deadline=None, derandomize=True)(given(st.tuples(*drawn))(count_and_check))()
     name = check.__name__.removeprefix("test_").replace("_", " ")
     record_figure(f"leakage: {name}", f"{len(seen)} logs", "500 logs, none against it")
     assert len(seen) >= 450  # a few are drawn twice
