@@ -1,5 +1,7 @@
 """Validation and serving are two ways to the same ranks: of every method, and of every model that needs more than items."""
 
+import gc
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -120,3 +122,20 @@ def test_validation_and_serving_rank_alike(name, sessions, tmp_path):
     # A batch's shape decides the last bits of its embeddings, and they an order of near-equals.
     difference = np.abs(np.array([row[2] for row in validated]) - [row[2] for row in expected])
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01
+
+
+def test_each_export_of_a_process_has_its_own_vocabulary(tmp_path):
+    """TensorFlow names tables after their files' addresses, and addresses come again."""
+    run = run_config(CONFIGS["vanilla"])
+    model = SessionModel(run.model, V, 5, POPULARITY, 0)
+    table = pack(model.candidates().numpy(), run.serving.item_table)
+    for number in range(6):
+        items = [f"{item} of {number}" for item in ITEMS]
+        (tmp_path / str(number)).write_text("".join(f"{item}\n" for item in items))
+        path = str(tmp_path / str(number))
+        made = Recommender(model.target_queries, model.seen_offsets, table, POPULARITY, path, None, run, "1")
+        answers = made.recommend(tf.constant([items[:2]]), tf.zeros([1, 2], tf.int64))["item_id"].numpy()
+        assert {item.decode() for item in answers[0]} <= set(items)
+        assert list(made.column_of_item.lookup(tf.constant(items)).numpy()) == list(range(V))
+        del made
+        gc.collect()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import uuid
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -89,14 +90,14 @@ class Recommender(tf.Module):
         popular = popularity_score(popularity)
         self.popularity_score = tf.Variable(popular, trainable=False, name="popularity_score")
         self.popularity_rank = tf.Variable(_conservative_rank(popular), trainable=False, name="popularity_rank")
-        self.vocabulary = tf.saved_model.Asset(vocabulary_path)
+        self.vocabulary = _Vocabulary(vocabulary_path)
         self.column_of_item = _number_of_line(self.vocabulary)
         line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
         self.item_of_column = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(self.vocabulary, tf.int64, number, tf.string, line), default_value=""
         )
         if user_vocabulary_path is not None:
-            self.user_vocabulary = tf.saved_model.Asset(user_vocabulary_path)
+            self.user_vocabulary = _Vocabulary(user_vocabulary_path)
             self.line_of_user = _number_of_line(self.user_vocabulary)
         self._target_queries, self._inputs, self._penalty = target_queries, resolve(run.model).inputs, run.model.penalty
         self._max_length = run.data.sessions.max_length
@@ -345,7 +346,22 @@ def _signature(
     return tf.function(call, input_signature=list(specs.values()), autograph=False)
 
 
-def _number_of_line(asset: tf.saved_model.Asset) -> tf.lookup.StaticHashTable:
+class _Vocabulary(tf.saved_model.Asset):
+    """A file of ids, whose tables are no other file's.
+
+    TensorFlow names a table after its file's `str`, which of an Asset is its address, and gives a table of an earlier name
+    the earlier contents: an export's tables could be those of one that this process had made before.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._unique_name = uuid.uuid4().hex  # as TensorFlow names tables without a file
+
+    def __str__(self) -> str:
+        return self._unique_name
+
+
+def _number_of_line(asset: _Vocabulary) -> tf.lookup.StaticHashTable:
     """Line of the file → its number from 0; −1 for what is not in it."""
     line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
     initializer = tf.lookup.TextFileInitializer(asset, tf.string, line, tf.int64, number)
