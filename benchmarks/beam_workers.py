@@ -158,7 +158,9 @@ def _watch(process: subprocess.Popen) -> dict[str, list[int]]:
                     role = "driver"
                 if role:
                     status = Path(f"/proc/{pid}/status").read_text()
-                    peaks[role, pid] = int(status.split("VmHWM:")[1].split()[0]) >> 10
+                    parent = int(status.split("PPid:")[1].split()[0])
+                    if (role, parent) not in peaks:  # else a fork of it that has not become another program yet
+                        peaks[role, pid] = int(status.split("VmHWM:")[1].split()[0]) >> 10
         time.sleep(0.1)
     by_role = collections.defaultdict(list)
     for (role, _), peak in sorted(peaks.items()):
