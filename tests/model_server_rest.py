@@ -119,9 +119,10 @@ class Handler(BaseHTTPRequestHandler):
     def _get(self, spec: model_pb2.ModelSpec, what: str | None, _: bytes) -> dict[str, Any]:
         if what is None:
             status = self.server.models.named(spec).status(spec)
-            return json_format.MessageToDict(
-                status, including_default_value_fields=True, preserving_proto_field_name=True
-            )
+            answer = json_format.MessageToDict(status, preserving_proto_field_name=True)
+            for version in answer["model_version_status"]:  # what is 0 or "" is left out
+                version["status"] = {"error_code": "OK", "error_message": "", **version.get("status", {})}
+            return answer
         if what != "/metadata":
             raise refuse(f"Malformed request: GET {self.path[:100]}")
         metadata = self.server.models.metadata(spec)
