@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import parity, throughput
+from benchmarks.peers.worker import memory_mib
 from fp_tfrs import schema
 from fp_tfrs.config import ModelConfig
 from fp_tfrs.learning.model import SessionModel
@@ -49,17 +50,12 @@ def rank_a_million(n_threads: int, n_items: int = CATALOGUES[-1], n_sessions: in
     # What was needed to make the model is given back, and the peak begins here.
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    before, begin_s = _memory_mib("VmRSS"), time.perf_counter()
+    before, begin_s = memory_mib("VmRSS"), time.perf_counter()
     ranking.ranks()
     seconds = time.perf_counter() - begin_s
-    return {"extra_mib": _memory_mib("VmHWM") - before, "seconds": seconds, "n_sessions": n_sessions}
+    return {"extra_mib": memory_mib("VmHWM") - before, "seconds": seconds, "n_sessions": n_sessions}
 
 
 def _use_threads(n_threads: int) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(n_threads)
     tf.config.threading.set_inter_op_parallelism_threads(n_threads)
-
-
-def _memory_mib(name: str) -> int:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split(f"{name}:")[1].split()[0]) >> 10

@@ -45,12 +45,13 @@ def serve(make: Callable[[Mapping[str, Any]], Side]) -> None:
     for line in sys.stdin:
         name, arguments = json.loads(line)
         answer = getattr(side, name)(**arguments)
-        print(json.dumps({**answer, "peak_mib": _peak_mib()}), file=answers, flush=True)
+        print(json.dumps({**answer, "peak_mib": memory_mib("VmHWM")}), file=answers, flush=True)
 
 
-def _peak_mib() -> int:
+def memory_mib(name: str) -> int:
+    """Memory of this process: VmRSS, what it has, or VmHWM, the most that it had."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) >> 10
+    return int(status.split(f"{name}:")[1].split()[0]) >> 10
 
 
 class Worker:

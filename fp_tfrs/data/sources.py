@@ -185,12 +185,17 @@ def _read_parquet(path: str, columns: Sequence[str] | None) -> Iterator[RawRow]:
     number = 0
     with storage.open_to_read(path) as content, parquet.opened(content) as file:
         for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=None if columns is None else list(columns)):
-            for values, broken in parquet.to_rows(batch):
-                number += 1
-                if broken is None:
-                    yield RawRow(number, values, "", None)
-                else:
-                    yield RawRow(number, None, str(values), f"{broken} has a value that cannot be read")
+            yield from read_batch(batch, number + 1)
+            number += batch.num_rows
+
+
+def read_batch(batch: pa.RecordBatch, first_line: int) -> Iterator[RawRow]:
+    """The rows of a part of a Parquet file, whose first has the number `first_line`."""
+    for line, (values, broken) in enumerate(parquet.to_rows(batch), first_line):
+        if broken is None:
+            yield RawRow(line, values, "", None)
+        else:
+            yield RawRow(line, None, str(values), f"{broken} has a value that cannot be read")
 
 
 def check_source(data: DataConfig) -> list[str]:

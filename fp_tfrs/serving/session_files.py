@@ -7,7 +7,6 @@ packed): raw examples as a run writes them, say. Columns and features are those 
 from __future__ import annotations
 
 import gzip
-import itertools
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from fp_tfrs import parquet, schema, storage
 from fp_tfrs.data.events import BadRow, BadValue, parse_text
-from fp_tfrs.data.sources import RawRow, read_json_lines
+from fp_tfrs.data.sources import RawRow, read_batch, read_json_lines
 from fp_tfrs.errors import InputError
 from fp_tfrs.serving.request import Request
 
@@ -158,13 +157,10 @@ def _read_parquet(part: Part) -> Iterator[RawRow]:
     with storage.open_to_read(part.path) as content, parquet.opened(content) as file:
         names = [name for name in COLUMNS if name in file.schema_arrow.names]
         groups = list(range(part.start, part.end))
-        line = itertools.count(part.first_row + 1)
+        number = part.first_row
         for batch in file.iter_batches(_BATCH_ROWS, groups, names):
-            for values, broken in parquet.to_rows(batch):
-                if broken is None:
-                    yield RawRow(next(line), values, "", None)
-                else:
-                    yield RawRow(next(line), None, str(values), f"{broken} has a value that cannot be read")
+            yield from read_batch(batch, number + 1)
+            number += batch.num_rows
 
 
 def _read_examples(path: str) -> Iterator[RawRow]:
