@@ -213,6 +213,12 @@ def test_too_few_resamples_are_said(results):
         assert ("none of 20 comparisons can be significant: set resamples to 2,000" in notes) == is_told
 
 
+def test_where_nothing_is_compared_no_marks_are_explained():
+    alone = make_results(methods=("vanilla",))
+    notes = " ".join(compact_table(alone, {}).notes)
+    assert "Means over seeds" in notes and "†" not in notes and "comparisons" not in notes
+
+
 def test_a_verdict_for_every_claim_of_the_papers():
     made = make_results(methods=("vanilla", "fp_simple", "fp_metric", "fp_adametric"), towers=("narm", "stamp"))
     differences = made_up_differences(made, low=0.005)

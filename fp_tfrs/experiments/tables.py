@@ -282,12 +282,12 @@ def _method_notes(results: Results, data_sets: Sequence[str], metrics: Sequence[
     references = results.experiment.references
     abandoned = " Of FP-HR less is better; ΔHR is HR minus FP-HR." if _has_abandoned(metrics) else ""
     rival = f"{'the best of ' if len(references) > 1 else ''}{', '.join(references)}"
+    marks = f"† better, ‡ worse than {rival} in the same column: Holm-corrected p < 5 % of {n_tests} comparisons in this table."
     return (
         "Means over seeds in %, ± the standard deviation over seeds; baselines have no seeds.",
         f"Of each tower's methods the best is bold, the second underlined.{abandoned}",
         *_lists_note(metrics),
-        f"† better, ‡ worse than {rival} in the same column: Holm-corrected p < 5 % of {n_tests} comparisons in this table.",
-        _intervals_note(results),
+        *((marks, _intervals_note(results)) if n_tests else ()),
         *_power_note(results, n_tests),
         *_seeds_note(results, data_sets),
         *_missing_note(results, data_sets),
