@@ -52,10 +52,9 @@ class TrainingBatches:
         self._config, self._method = config, method
         self._item_index, self._is_false_positive = table.ragged(table.item_index, table.is_false_positive)
         self._dislike = None if dislike is None else table.ragged(dislike)[0]
-        n_inputs = table.count(is_input) - 1
-        self._n_inputs = tf.constant(n_inputs, tf.int32)
+        self._n_inputs = table.count(is_input) - 1
         self._bounds = [bound + 1 for bound in training.length_buckets]
-        in_bucket = np.bincount(np.digitize(n_inputs[self._rows], self._bounds))
+        in_bucket = np.bincount(np.digitize(self._n_inputs[self._rows], self._bounds))
         self.n_steps = int((-(-in_bucket // training.batch_size)).sum())
         self._context = _Context(table, config)
         has_user_scope = method.term is not None and config.loss.fp_scope == "user"
@@ -80,10 +79,14 @@ class TrainingBatches:
     def _steps(self, epoch: int) -> tf.data.Dataset:
         """<int32>[B] rows of the table, a batch each: sessions of similar length together, else in random order."""
         order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
-        sizes = [self._training.batch_size] * (len(self._bounds) + 1)
-        return tf.data.Dataset.from_tensor_slices(order).bucket_by_sequence_length(
-            lambda row: tf.gather(self._n_inputs, row), self._bounds, sizes
-        )
+        bucket = np.digitize(self._n_inputs[order], self._bounds)
+        size = self._training.batch_size
+        places = [np.flatnonzero(bucket == i) for i in range(len(self._bounds) + 1)]
+        batches = [found[begin : begin + size] for found in places for begin in range(0, len(found), size)]
+        # A batch comes when its last session does, one that never fills up at the end.
+        batches.sort(key=lambda batch: batch[-1] if len(batch) == size else len(order))
+        rows = tf.RaggedTensor.from_row_lengths(order[np.concatenate(batches)], [len(batch) for batch in batches])
+        return tf.data.Dataset.from_tensor_slices(rows)
 
     def _batch(self, rows: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         method = self._method
