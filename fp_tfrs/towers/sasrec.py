@@ -48,10 +48,12 @@ class SasRecTower(tf.keras.layers.Layer):
         Raises tf.errors.InvalidArgumentError for T > max_positions.
         """
         n_steps = tf.shape(inputs.item_embeddings)[1]
-        tf.debugging.assert_less_equal(
+        is_short = tf.debugging.assert_less_equal(
             n_steps, self._config.max_positions, "sessions are longer than model.tower.max_positions; raise it"
         )
-        x = self._scale * inputs.item_embeddings + self.positions[:n_steps]
+        with tf.control_dependencies([is_short]):  # before the sum, whose own error would name shapes alone
+            positions = self.positions[:n_steps]
+        x = self._scale * inputs.item_embeddings + positions
         is_post_norm = self._config.block == "post_norm"
         x = self._dropout(self.norm(x) if is_post_norm else x, training=training)
         for block in self.blocks:
