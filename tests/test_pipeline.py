@@ -48,7 +48,10 @@ def command(*arguments):
 
 
 def run_cli(*arguments):
-    return subprocess.run(command(*arguments), check=False, capture_output=True, text=True, timeout=600)
+    """A finished command. Of its stderr, without what TensorFlow 2.21 says whatever its log level (its issue 100442)."""
+    run = subprocess.run(command(*arguments), check=False, capture_output=True, text=True, timeout=600)
+    run.stderr = re.sub(r"^(WARNING: All log messages before absl::|I0000 ).*\n", "", run.stderr, flags=re.MULTILINE)
+    return run
 
 
 def write_config(folder, values):
