@@ -371,10 +371,11 @@ def _experiment(parsed: argparse.Namespace) -> None:
     from pipeline import local_runner
 
     workshop = Workshop(plan, local_runner.prepare_data, parsed.root, results_dir)
-    if not parsed.report:
-        workshop.work(progress.say)
+    refused = [] if parsed.report else workshop.work(progress.say)
     for line in outputs.write_outputs(workshop, os.path.join(results_dir, plan.experiment.name)):
         print(line)
+    if refused:
+        raise InputError(f"{len(refused)} of {len(plan.experiment.cells())} cells left out: {'; '.join(refused)}")
 
 
 def _config(parsed: argparse.Namespace) -> None:

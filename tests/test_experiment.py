@@ -146,6 +146,31 @@ def test_a_finished_experiment_trains_nothing_and_leaves_no_weights(finished):
     assert len(analysed) == 2 and any(len(found["gate_weight"]) for found in analysed if "gate_weight" in found)
 
 
+def test_a_cell_that_its_data_refuse_is_left_out_and_said_to_be(tmp_path):
+    """Every click takes as long as the next, so that `soft_labels` cannot tell what was abandoned; `vanilla` can be trained."""
+    items = np.random.default_rng(1).integers(0, 30, 2000)
+    rows = [f"s{n // 5},i{item},{60 * n},20,{n % 3 == 0}" for n, item in enumerate(items)]
+    (tmp_path / "log.csv").write_text("\n".join(["session_id,item_id,timestamp,dwell_s,skip", *rows]))
+    data = {
+        **RUN["data"],
+        "source": {"format": "csv", "files": [str(tmp_path / "log.csv")]},
+        "columns": {"session_id": "session_id", "feedback": {"dwell_s": "float", "skip": "bool"}},
+        "false_positive_when": [{"column": "skip", "op": "==", "value": True}],
+    }
+    (tmp_path / "log.yaml").write_text(yaml.safe_dump({"name": "log", "data": data}))
+    methods = {"soft_labels": {"set": {"model.method": "soft_labels"}}, "vanilla": {"set": {"model.method": "vanilla"}}}
+    experiment = {**EXPERIMENT, "seeds": [1], "trials": 1, "search": {}, "methods": methods}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+    command = [sys.executable, "-m", "pipeline.cli", "experiment", tmp_path / "small.yaml", "--root", tmp_path / "root"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "fp-tfrs: 1 of 2 cells left out: log/stamp/soft_labels: the satisfaction"
+    )
+    assert "vanilla" in (tmp_path / "root" / "results" / "small" / "results.csv").read_text()
+    assert "Not run: log/stamp/soft_labels." in (tmp_path / "root" / "results" / "small" / "tables.md").read_text()
+
+
 def test_report_alone_says_when_nothing_is_finished(finished, tmp_path):
     folder, _ = finished
     arguments = ["experiment", str(folder / "small.yaml"), "--root", str(tmp_path), "--report"]

@@ -191,7 +191,7 @@ def test_what_has_not_run_is_said(tables):
     assert entry_of(table, ("stamp", "fp_simple"), ("views", "HR@20")) == Entry()
     assert entry_of(table, ("stamp", "fp_simple"), ("clicks", "HR@20")).text
     notes = " ".join(table.notes)
-    assert "Not run yet: views/stamp/fp_simple." in notes
+    assert "Not run: views/stamp/fp_simple." in notes
     assert "Some seeds only: views/stamp/fp_adametric (1 of 2)." in notes
     assert "intervals cover sessions only and there is no deviation: views/stamp/fp_adametric." in notes
     assert "views/stamp" not in " ".join(tables["clicks: differences"].notes)

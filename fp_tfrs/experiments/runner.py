@@ -23,6 +23,7 @@ import tensorflow as tf
 from fp_tfrs import schema
 from fp_tfrs.config import RunConfig, dump, fingerprint
 from fp_tfrs.data.dataset import is_ranked
+from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.evaluation import top_lists
 from fp_tfrs.experiments.analysis import analyse
 from fp_tfrs.experiments.figures import SET_METRICS
@@ -68,18 +69,24 @@ class Workshop:
         self._prepare = prepare
         self._loaded: tuple[str, PreparedData] | None = None
 
-    def work(self, on_line: Callable[[str], None]) -> None:
+    def work(self, on_line: Callable[[str], None]) -> list[str]:
         """Does all that is left and that no other process has in hand; waits for what others have.
 
         Args:
             on_line: takes a line of text after each training.
+
+        Returns:
+            A sentence for each cell that its data or its training refused; it was left out, and the others went on.
         """
         cells = self.plan.experiment.cells()
         n_all = sum(self._count(cell) for cell in cells)
         seconds: list[float] = []
+        refused: dict[str, str] = {}
         while True:
             n_busy = n_done = 0
             for cell in cells:
+                if str(cell) in refused:
+                    continue
                 for task in self._pending(cell):
                     with lock(os.path.join(self._folder(task.name), "lock")) as is_held:
                         if not is_held:
@@ -88,7 +95,13 @@ class Workshop:
                         if self._is_finished(task):  # by another, since we looked
                             continue
                         begin_s = time.monotonic()
-                        training = self._do(task)
+                        self.data(cell.data_set)  # one that can't be read stops the experiment
+                        try:
+                            training = self._do(task)
+                        except (InputError, RunError) as error:
+                            refused[str(cell)] = f"{cell}: {error}"
+                            on_line(f"left out: {cell}: {error}")
+                            break
                     n_done += 1
                     seconds.append(time.monotonic() - begin_s)
                     n_left = sum(self._left(other) for other in cells)
@@ -100,7 +113,7 @@ class Workshop:
                         f"mrr@20 {training.val_mrr:.4f}, {training.seconds:.0f} s; about {left} left for one process"
                     )
             if n_busy == n_done == 0:
-                return
+                return list(refused.values())
             if n_done == 0:
                 time.sleep(_WAIT_S)
 

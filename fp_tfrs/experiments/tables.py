@@ -334,7 +334,7 @@ def _missing_note(results: Results, data_sets: Sequence[str]) -> list[str]:
     missing = [str(cell) for cell in cells if not n_runs.get(cell)]
     partly = [f"{cell} ({n_runs[cell]} of {n_seeds})" for cell in cells if 0 < n_runs.get(cell, 0) < n_seeds]
     return [
-        *([f"Not run yet: {', '.join(missing)}."] if missing else []),
+        *([f"Not run: {', '.join(missing)}."] if missing else []),
         *([f"Some seeds only: {', '.join(partly)}."] if partly else []),
     ]
 
