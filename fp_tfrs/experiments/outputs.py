@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from fp_tfrs import storage
 from fp_tfrs.errors import RunError
 from fp_tfrs.experiments.reading import read_results
 from fp_tfrs.experiments.report import write_report
@@ -29,8 +30,6 @@ def write_outputs(workshop: Workshop, folder: str) -> list[str]:
     experiment = results.experiment
     parts = [f"# {experiment.title}", *(f"{name}: {text}" for name, text in results.environment.items())]
     parts += [table.to_markdown().strip() for table in tables]
-    with open(f"{tables_path}.tmp", "w", encoding="utf-8") as file:
-        file.write("\n\n".join(parts) + "\n")
-    os.replace(f"{tables_path}.tmp", tables_path)
+    storage.write_text(tables_path, "\n\n".join(parts) + "\n")
     write_report(results, [(table.title, table.to_html()) for table in tables], report_path)
     return [tables[0].to_markdown(), f"rows: {csv_path}", f"tables: {tables_path}", f"report: {report_path}"]

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from fp_tfrs import storage
 from fp_tfrs.experiments.analysis_pictures import embedding_section, gate_section
 from fp_tfrs.experiments.bars import slice_section
 from fp_tfrs.experiments.cases import list_cases
@@ -53,10 +54,7 @@ def write_report(results: Results, tables: Sequence[tuple[str, str]], path: str)
             ("What tuning chose", [_chosen(found) for found in results.cells]),
         ],
     )
-    partial = f"{path}.tmp"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(partial, path)
+    storage.write_text(path, text)
 
 
 def _facts(results: Results) -> dict[str, list[str]]:

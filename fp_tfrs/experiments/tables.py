@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fp_tfrs import storage
 from fp_tfrs.evaluation.significance import holm
 from fp_tfrs.experiments.comparison import PAPER_ORDER, Difference, Differences, Pair, compare_all
 from fp_tfrs.experiments.figures import FIGURES, SET_METRICS, figures, heading, sign
@@ -38,12 +39,11 @@ def write_csv(results: Results, path: str) -> None:
     columns = ("data_set", "tower", "method", "swept", "value", "seed", "settings", "best_epoch", "seconds")
     names = (*columns, "val_mrr@20", *FIGURES, "targets", "fp_targets")
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(f"{path}.tmp", "w", encoding="utf-8", newline="") as file:
+    with storage.replacing(path, "w") as file:
         writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
         writer.writeheader()
         for row in _csv_rows(results):
             writer.writerow({name: _csv_text(value) for name, value in row.items()})
-    os.replace(f"{path}.tmp", path)
 
 
 def _csv_rows(results: Results) -> Iterator[dict[str, Any]]:
