@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from fp_tfrs import schema
 from fp_tfrs.config import EvaluationConfig
 from fp_tfrs.evaluation import judging
 from fp_tfrs.experiments.figures import SET_METRICS
+from fp_tfrs.experiments.outputs import write_outputs
 from fp_tfrs.experiments.plan import Plan, run_fingerprint
 from fp_tfrs.experiments.prepared import load
 from fp_tfrs.experiments.runner import Workshop
@@ -144,6 +146,20 @@ def test_a_finished_experiment_trains_nothing_and_leaves_no_weights(finished):
     assert not list((folder / "root" / "training").glob("*/state"))
     analysed = [np.load(path) for path in (folder / "root" / "training").glob("*/analysis.npz")]
     assert len(analysed) == 2 and any(len(found["gate_weight"]) for found in analysed if "gate_weight" in found)
+
+
+def test_where_only_the_results_are_left_the_first_seeds_are_trained_again_for_their_pictures(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder / "results", tmp_path / "results")
+    ranks = {path: path.stat().st_mtime_ns for path in (tmp_path / "results" / "ranks").iterdir()}
+    plan = Plan(str(folder / "small.yaml"))
+    workshop = Workshop(plan, local_runner.prepare_data, tmp_path / "root", tmp_path / "results")
+    assert "without pictures of the model: 2 of 2 cells" in write_outputs(workshop, tmp_path / "report")[-1]
+    told = []
+    workshop.work(told.append)
+    assert len(told) == 2 and all(" seed 1 judged: " in line for line in told)
+    assert ranks == {path: path.stat().st_mtime_ns for path in (tmp_path / "results" / "ranks").iterdir()}
+    assert "without" not in write_outputs(workshop, tmp_path / "report")[-1]
 
 
 def test_a_cell_that_its_data_refuse_is_left_out_and_said_to_be(tmp_path):

@@ -32,4 +32,11 @@ def write_outputs(workshop: Workshop, folder: str) -> list[str]:
     parts += [table.to_markdown().strip() for table in tables]
     storage.write_text(tables_path, "\n\n".join(parts) + "\n")
     write_report(results, [(table.title, table.to_html()) for table in tables], report_path)
-    return [tables[0].to_markdown(), f"rows: {csv_path}", f"tables: {tables_path}", f"report: {report_path}"]
+    lines = [tables[0].to_markdown(), f"rows: {csv_path}", f"tables: {tables_path}", f"report: {report_path}"]
+    n_without = sum(not found.analysis for found in results.cells)
+    if n_without:
+        lines.append(
+            f"without pictures of the model: {n_without} of {len(results.cells)} cells, which were trained in another root "
+            f"than {workshop.root}; without --report, their first seeds are trained again for them"
+        )
+    return lines

@@ -144,7 +144,7 @@ class Workshop:
 
     def analysis(self, run: str) -> dict[str, np.ndarray]:
         """What `analysis.py` made of a run; {} if it is not there."""
-        path = os.path.join(self._folder(run), "analysis.npz")
+        path = self._analysis_path(run)
         return load_arrays(path) if os.path.exists(path) else {}
 
     def _pending(self, cell: Cell) -> Iterator[Task]:
@@ -165,7 +165,14 @@ class Workshop:
                 yield task
 
     def _is_finished(self, task: Task) -> bool:
-        return self.ledger.is_judged(task.name) if task.is_judged else task.name in self.ledger.trainings()
+        if not task.is_judged:
+            return task.name in self.ledger.trainings()
+        return self.ledger.is_judged(task.name) and not self._lacks_analysis(task)
+
+    def _lacks_analysis(self, task: Task) -> bool:
+        """Whether its pictures are to be had from this root, and are not: results may have come from another one."""
+        is_first = task.run.seed == self.plan.experiment.seeds[0]
+        return is_first and not os.path.exists(self._analysis_path(task.name))
 
     def _do(self, task: Task) -> Training:
         """Trains, unless that is done, and ranks the test targets if they are asked for."""
@@ -189,8 +196,7 @@ class Workshop:
         )
         self.ledger.add(task.name, training)
         if task.is_judged:
-            ranks, lists = _rank(trained.model, data, run), _judge_lists(trained.model, data, run)
-            if run.seed == self.plan.experiment.seeds[0]:
+            if self._lacks_analysis(task):
                 found = analyse(
                     trained.model,
                     run,
@@ -200,8 +206,10 @@ class Workshop:
                     data.catalogue,
                     run.seed,
                 )
-                save_arrays(os.path.join(folder, "analysis.npz"), found)
-            self.ledger.judge(task.name, Judged(ranks, trained.history, lists))
+                save_arrays(self._analysis_path(task.name), found)
+            if not self.ledger.is_judged(task.name):
+                ranks, lists = _rank(trained.model, data, run), _judge_lists(trained.model, data, run)
+                self.ledger.judge(task.name, Judged(ranks, trained.history, lists))
             self._tidy(task.cell)
         tf.keras.backend.clear_session()
         return training
@@ -224,11 +232,14 @@ class Workshop:
         chosen = self.chosen(cell)
         if chosen is None:
             return self._count(cell) - len(self.trials(cell))
-        runs = (self.plan.run(cell, chosen, seed) for seed in self.plan.experiment.seeds)
-        return sum(not self.ledger.is_judged(run_fingerprint(run)) for run in runs)
+        tasks = (Task(cell, chosen, self.plan.run(cell, chosen, seed), True) for seed in self.plan.experiment.seeds)
+        return sum(not self._is_finished(task) for task in tasks)
 
     def _folder(self, run: str) -> str:
         return os.path.join(self.root, "training", run)
+
+    def _analysis_path(self, run: str) -> str:
+        return os.path.join(self._folder(run), "analysis.npz")
 
 
 def _rank(model: SessionModel, data: PreparedData, run: RunConfig) -> np.ndarray:
