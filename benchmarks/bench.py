@@ -5,8 +5,9 @@
     python -m benchmarks.bench --list                     # the table alone
 
 Parts are run one after the other, each in a process of its own, on two cores; each part's answers are kept in
-`<root>/results.json` as soon as it is finished, with the settings that they were had by. On an idle machine of two cores all
-take about two hours, and seven with whole epochs of Diginetica (`--share 1`).
+`runs/bench/results.json` as soon as it is finished, with the settings that they were had by. Those of BUILD_NOTES.md are
+`bench_results.json` beside this file (`--results`). On an idle machine of two cores all take about two hours, and seven with
+whole epochs of Diginetica (`--share 1`).
 """
 
 from __future__ import annotations
@@ -92,7 +93,10 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("runs/bench"), help="results, RecBole's files, logs")
+    parser.add_argument(
+        "--root", type=Path, default=Path("runs/bench"), help="RecBole's files, logs; default: %(default)s"
+    )
+    parser.add_argument("--results", type=Path, metavar="FILE", help="default: results.json in the root")
     parser.add_argument("--only", nargs="+", metavar="PART", help="parts whose names begin so, e.g. diginetica/narm")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument(
@@ -104,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="only print the table")
     parsed = parser.parse_args(arguments)
-    results_path = parsed.root / "results.json"
+    results_path = parsed.results or parsed.root / "results.json"
     failed = []
     if not parsed.list:
         data_dir = os.environ.get("FP_TFRS_DATA_DIR")
