@@ -180,6 +180,37 @@ def test_visitors_of_a_named_session_may_be_unknown():
     assert (event.session_key, event.user_id) == ("calm", "")
 
 
+def test_an_impression_of_several_items_is_a_row_for_each(tmp_path):
+    path = tmp_path / "x.jsonl"
+    lines = [
+        {"shown": ["a", "b", "c"], "clicked": ["b"], "time": 1, "user": "u", "rating": 2},
+        {"shown": ["a"], "clicked": None, "time": 2, "user": "u", "rating": None},
+        {"shown": ["a", None], "clicked": ["d"], "time": 3, "user": "u", "rating": 9},
+        {"shown": [], "clicked": [], "time": 4, "user": "u", "rating": 9},
+        {"shown": "a b", "clicked": ["a"], "time": 5, "user": "u", "rating": 9},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = DataConfig(
+        source={"format": "jsonl", "files": (str(path),)},
+        columns={
+            "item_id": "shown",
+            "clicked_item_ids": "clicked",
+            "timestamp": "time",
+            "user_id": "user",
+            "feedback": {"rating": "float"},
+        },
+        false_positive_when=({"column": "rating", "op": "<", "value": 5},),
+        unclicked={},
+    )
+    tally, dead_letters = Tally(), io.StringIO()
+    found = list(read_events(str(path), data, LATEST_S, tally, dead_letters))
+    assert [(e.item_id, e.is_false_positive) for e in found if isinstance(e, Event)] == [("b", True), ("d", False)]
+    shown = [(e.item_id, e.second) for e in found if isinstance(e, Shown)]
+    assert shown == [("a", 1), ("c", 1), ("a", 2), ("a", 3)]
+    assert (tally.read, tally.rows, tally.clicks, tally.impressions) == (5, 9, 2, 4)
+    assert sorted(tally.bad) == ["shown is an empty list", "shown is missing", "shown is not a list"]
+
+
 def test_a_file_is_tallied_and_its_bad_rows_are_dead_letters(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("item,time,user,rating,plays,liked\n" + "a,1,u,9,1,1\nb,2,u,3,1,1\nc,x,u,3,1,1\nd,4,u,-2,1,0\n")

@@ -5,6 +5,8 @@ import json
 import operator
 import random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fp_tfrs.config import DataConfig, HistoryConfig, SessionsConfig, UnclickedConfig
@@ -179,6 +181,29 @@ def cut_all(rows, key):
     for name, group in itertools.groupby(clicks, operator.itemgetter(key)):
         events = [(r["time"] / 1000, r["item"], r["dwell"] < 10, (), r["user"]) for r in group]
         yield from cut_sessions(name, events, LENGTHS, has_session_id=key == "session").sessions
+
+
+def test_a_row_an_impression_with_lists_is_the_same_log_as_a_row_an_item(tmp_path):
+    rng, items, impressions = random.Random(5), [], []
+    for number in range(900):
+        user, slate = f"u{rng.randrange(30)}", [f"i{k}" for k in rng.sample(range(25), rng.randrange(1, 6))]
+        head = {"user": user, "time": 1_700_000_000_000 + 400_000 * number, "dwell": rng.randrange(30), "place": 0}
+        clicked = [item for item in slate if rng.random() < 0.4]
+        impressions.append({"shown": slate, "clicked": clicked} | head)
+        items += [{"item": item, "click": item in clicked} | head for item in slate]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items))
+    pq.write_table(pa.Table.from_pylist(impressions), tmp_path / "impressions.parquet")
+    one = configure(tmp_path / "items.jsonl", {}, unclicked=UnclickedConfig())
+    values = one.model_dump(exclude_defaults=True)
+    values["source"] = {"format": "parquet", "files": (str(tmp_path / "impressions.parquet"),)}
+    values["columns"] |= {"item_id": "shown", "clicked_item_ids": "clicked", "feedback": {"dwell": "float"}}
+    several = DataConfig.model_validate({**values, "click_when": (), "unclicked": {}})
+    (result, sessions), (other, others) = (
+        read_all(data, tmp_path / name) for name, data in (("one", one), ("several", several))
+    )
+    assert sessions and all_lists(sessions) == all_lists(others)
+    assert (result.rows, result.clicks, result.impressions) == (other.rows, other.clicks, other.impressions)
+    assert any(items for lists in all_lists(sessions).values() for items in lists)
 
 
 def test_a_log_in_which_nothing_counts_as_shown_stops_the_run(log, tmp_path):

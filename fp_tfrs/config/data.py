@@ -78,6 +78,11 @@ class ColumnsConfig(Section):
     timestamp: str = field("timestamp", "when it was clicked, in time_unit")
     session_id: str | None = field(None, "the session; without it sessions are cut per user_id by sessions.gap_s")
     user_id: str | None = field(None, "the user")
+    clicked_item_ids: str | None = field(
+        None,
+        "in a log with an impression of several items a row: item_id is the list of what was shown, this the list of what "
+        "was clicked of it; each item becomes a row of its own, with the other columns of the impression",
+    )
     feedback: dict[str, Literal["float", "int", "bool", "string"]] = field(
         {}, "feedback columns and their types: rules may use them, and they travel with each event"
     )
@@ -86,6 +91,10 @@ class ColumnsConfig(Section):
     def _check(self) -> ColumnsConfig:
         if self.session_id is None and self.user_id is None:
             raise ValueError("neither session_id nor user_id is mapped; sessions need one of them")
+        if self.clicked_item_ids is not None and self.clicked_item_ids in (self.item_id, *self.feedback):
+            raise ValueError(
+                f"clicked_item_ids: {self.clicked_item_ids!r} is mapped twice; name the list of clicked items"
+            )
         reserved = sorted(set(self.feedback) & set(schema.RESERVED_FEATURES))
         if reserved:
             raise ValueError(f"feedback column {reserved[0]!r} has a reserved name; rename it in the log")
@@ -243,10 +252,11 @@ class DataConfig(Section):
             raise ValueError("unclicked.source: false_positives needs false_positive_when, which says what one is")
         if self.unclicked is not None and self.columns.user_id is None:
             raise ValueError("unclicked needs columns.user_id: what was shown is counted per user")
-        if self.unclicked is not None and self.unclicked.source == "impressions" and not self.click_when:
+        tells_clicks = bool(self.click_when) or self.columns.clicked_item_ids is not None
+        if self.unclicked is not None and self.unclicked.source == "impressions" and not tells_clicks:
             raise ValueError(
-                "unclicked.source: impressions needs click_when: without it every row is a click and nothing was shown; "
-                "use source: false_positives, or say which rows are clicks"
+                "unclicked.source: impressions needs click_when or columns.clicked_item_ids: without them every row is a click "
+                "and nothing was shown; use source: false_positives, or say which rows are clicks"
             )
         return self
 

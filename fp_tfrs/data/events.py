@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TextIO
 from dateutil import parser as dateutil_parser
 
 from fp_tfrs.config import DataConfig, RuleConfig
-from fp_tfrs.data.sources import RawRow, mapped_columns, read_rows
+from fp_tfrs.data.sources import RawRow, mapped_columns, read_rows, split_items
 
 MAX_TEXT_BYTES = 1_000  # of an id or a text value
 MAX_DEAD_LETTER_CHARACTERS = 500  # of a bad row's text
@@ -114,7 +114,7 @@ class EventParser:
             return None
 
     def parse(self, row: RawRow) -> Event | NotAClick | TooOld | BadRow:
-        """The row as an event; never raises."""
+        """A row of `sources.split_items` as an event; never raises."""
         if row.problem is not None:
             return BadRow(row.problem)
         column = ""
@@ -133,17 +133,21 @@ class EventParser:
                 # With session ids, visitors may be unknown.
                 user_id = "" if session_id is not None and user in (None, "") else parse_text(user)
             feedback: dict[str, Any] = {}
-            for rule in self._data.click_when:
+            is_click = columns.clicked_item_ids is None or bool(values.get(columns.clicked_item_ids))
+            for rule in self._data.click_when if is_click else ():
                 for column in rule.columns:
                     feedback[column] = _PARSERS[columns.feedback[column]](values.get(column))
-                if not is_true(rule, feedback):
-                    is_shown = self._shown_when is not None and user_id != ""
-                    for shown_rule in self._shown_when or ():
-                        for column in shown_rule.columns:
-                            feedback[column] = _PARSERS[columns.feedback[column]](values.get(column))
-                        is_shown = is_shown and is_true(shown_rule, feedback)
-                    shown = Shown(user_id, math.floor(timestamp_s), item_id) if is_shown else None
-                    return NotAClick(tuple(feedback.get(name) for name, _ in self._feedback), shown)
+                is_click = is_true(rule, feedback)
+                if not is_click:
+                    break
+            if not is_click:
+                is_shown = self._shown_when is not None and user_id != ""
+                for rule in self._shown_when or ():
+                    for column in rule.columns:
+                        feedback[column] = _PARSERS[columns.feedback[column]](values.get(column))
+                    is_shown = is_shown and is_true(rule, feedback)
+                shown = Shown(user_id, math.floor(timestamp_s), item_id) if is_shown else None
+                return NotAClick(tuple(feedback.get(name) for name, _ in self._feedback), shown)
             for column, parse in self._feedback:
                 if column not in feedback:
                     feedback[column] = parse(values.get(column))
@@ -280,6 +284,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
 class Tally:
     """What was seen in a file. `ranges` are those of the feedback columns, impressions included."""
 
+    read: int = 0  # rows of the file, of which one of several items is as many of `rows`
     rows: int = 0
     older: int = 0  # than `data.since`
     impressions: int = 0
@@ -300,6 +305,12 @@ def latest_time(path: str, data: DataConfig, latest_timestamp_s: float) -> float
     return max((time for time in times if time is not None), default=0.0)
 
 
+def _read_items(path: str, data: DataConfig, tally: Tally) -> Iterator[RawRow]:
+    for row in read_rows(path, data.source, mapped_columns(data.columns)):
+        tally.read += 1
+        yield from split_items(row, data.columns)
+
+
 def read_events(
     path: str,
     data: DataConfig,
@@ -318,7 +329,7 @@ def read_events(
     """
     parser = EventParser(data, latest_timestamp_s, since_s)
     names = tuple(data.columns.feedback)
-    for row in read_rows(path, data.source, mapped_columns(data.columns)):
+    for row in _read_items(path, data, tally):
         tally.rows += 1
         result = parser.parse(row)
         if isinstance(result, BadRow):

@@ -22,7 +22,7 @@ from fp_tfrs.config import DataConfig, RuleConfig
 from fp_tfrs.data import examples, manifest, preprocess_steps
 from fp_tfrs.data.events import BadRow, EventParser, describe_rule
 from fp_tfrs.data.manifest import Manifest
-from fp_tfrs.data.sources import check_source, count_rows, mapped_columns, read_rows
+from fp_tfrs.data.sources import check_source, count_rows, mapped_columns, read_rows, split_items
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.progress import Progress
 
@@ -107,7 +107,8 @@ def _clear(output_dir: str) -> None:
 def _check_first_rows(path: str, data: DataConfig, latest_timestamp_s: float) -> None:
     """Refuses a configuration that fits no row, before the real work."""
     parser = EventParser(data, latest_timestamp_s)
-    rows = list(islice(read_rows(path, data.source, mapped_columns(data.columns)), _SAMPLE_ROWS))
+    read = islice(read_rows(path, data.source, mapped_columns(data.columns)), _SAMPLE_ROWS)
+    rows = [item for row in read for item in split_items(row, data.columns)]
     results = [parser.parse(row) for row in rows]
     reasons = [result.reason for result in results if isinstance(result, BadRow)]
     if rows and len(reasons) == len(rows):

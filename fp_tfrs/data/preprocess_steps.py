@@ -185,10 +185,10 @@ class _ReadEvents(beam.DoFn):
             yield from ((key, packing.pack_rows(rows)) for key, rows in groups.items())
             yield from (beam.pvalue.TaggedOutput(_SEEN, (key, packing.pack_rows(rows))) for key, rows in seen.items())
             if rows_read:
-                rows_read(tally.rows - reported)
-            reported = tally.rows
+                rows_read(tally.read - reported)
+            reported = tally.read
         if rows_read:
-            rows_read(tally.rows - reported)
+            rows_read(tally.read - reported)
 
 
 class _CutSessions(beam.DoFn):

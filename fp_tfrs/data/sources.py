@@ -66,7 +66,8 @@ def expand_files(source: SourceConfig) -> list[str]:
 
 def mapped_columns(columns: ColumnsConfig) -> tuple[str, ...]:
     """Every column of the log that the configuration names, once."""
-    named = (columns.item_id, columns.timestamp, columns.session_id, columns.user_id, *columns.feedback)
+    own = (columns.item_id, columns.timestamp, columns.session_id, columns.user_id, columns.clicked_item_ids)
+    named = (*own, *columns.feedback)
     return tuple(dict.fromkeys(column for column in named if column))
 
 
@@ -93,6 +94,30 @@ def read_rows(path: str, source: SourceConfig, columns: Sequence[str] | None = N
             yield from read_json_lines(file) if source.format == "jsonl" else _read_csv(_read_lines(file), path, source)
     except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
         raise _unreadable(path, source, error) from error
+
+
+def split_items(row: RawRow, columns: ColumnsConfig) -> Iterator[RawRow]:
+    """The row; or, where it is an impression (`columns.clicked_item_ids`), a row for each item that was shown, in order,
+    with the item in place of the list, and whether it was clicked in place of the other.
+
+    What was clicked and is not listed as shown was shown, too. An impression of nothing, or without lists, is one bad row.
+    """
+    clicked_column = columns.clicked_item_ids
+    if clicked_column is None or row.values is None:
+        yield row
+        return
+    shown, clicked = row.values.get(columns.item_id), row.values.get(clicked_column)
+    clicked = [] if clicked is None else clicked
+    for name, items in ((columns.item_id, shown), (clicked_column, clicked)):
+        if not isinstance(items, list):
+            yield row._replace(problem=f"{name} is not a list")
+            return
+    assert isinstance(shown, list)
+    items = [*shown, *(item for item in clicked if item not in shown)]
+    if not items:
+        yield row._replace(problem=f"{columns.item_id} is an empty list")
+    for item in items:
+        yield row._replace(values={**row.values, columns.item_id: item, clicked_column: item in clicked})
 
 
 @contextlib.contextmanager
