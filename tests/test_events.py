@@ -185,7 +185,7 @@ def test_an_impression_of_several_items_is_a_row_for_each(tmp_path):
     lines = [
         {"shown": ["a", "b", "c"], "clicked": ["b"], "time": 1, "user": "u", "rating": 2},
         {"shown": ["a"], "clicked": None, "time": 2, "user": "u", "rating": None},
-        {"shown": ["a", None], "clicked": ["d"], "time": 3, "user": "u", "rating": 9},
+        {"shown": ["a", None, ["x"]], "clicked": ["d"], "time": 3, "user": "u", "rating": 9},
         {"shown": [], "clicked": [], "time": 4, "user": "u", "rating": 9},
         {"shown": "a b", "clicked": ["a"], "time": 5, "user": "u", "rating": 9},
     ]
@@ -207,8 +207,10 @@ def test_an_impression_of_several_items_is_a_row_for_each(tmp_path):
     assert [(e.item_id, e.is_false_positive) for e in found if isinstance(e, Event)] == [("b", True), ("d", False)]
     shown = [(e.item_id, e.second) for e in found if isinstance(e, Shown)]
     assert shown == [("a", 1), ("c", 1), ("a", 2), ("a", 3)]
-    assert (tally.read, tally.rows, tally.clicks, tally.impressions) == (5, 9, 2, 4)
-    assert sorted(tally.bad) == ["shown is an empty list", "shown is missing", "shown is not a list"]
+    assert (tally.read, tally.rows, tally.clicks, tally.impressions) == (5, 10, 2, 4)
+    assert sorted(tally.bad) == [
+        f"shown is {what}" for what in ("an empty list", "missing", "not a list", "not a text")
+    ]
 
 
 def test_a_file_is_tallied_and_its_bad_rows_are_dead_letters(tmp_path):

@@ -113,11 +113,22 @@ def split_items(row: RawRow, columns: ColumnsConfig) -> Iterator[RawRow]:
             yield row._replace(problem=f"{name} is not a list")
             return
     assert isinstance(shown, list)
-    items = [*shown, *(item for item in clicked if item not in shown)]
+    # Sets, since a list may be long; what has no hash is no id either, and becomes a bad row of its own.
+    is_shown, is_clicked = ({item for item in items if _has_hash(item)} for items in (shown, clicked))
+    items = [*shown, *(item for item in clicked if not _has_hash(item) or item not in is_shown)]
     if not items:
         yield row._replace(problem=f"{columns.item_id} is an empty list")
     for item in items:
-        yield row._replace(values={**row.values, columns.item_id: item, clicked_column: item in clicked})
+        was_clicked = _has_hash(item) and item in is_clicked
+        yield row._replace(values={**row.values, columns.item_id: item, clicked_column: was_clicked})
+
+
+def _has_hash(item: Any) -> bool:
+    try:
+        hash(item)
+    except TypeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
