@@ -5,9 +5,8 @@
     python -m benchmarks.bench --list                     # the table alone
 
 Parts are run one after the other, each in a process of its own, on two cores; each part's answers are kept in
-`runs/bench/results.json` as soon as it is finished, with the settings that they were had by. Those of BUILD_NOTES.md are
-`bench_results.json` beside this file (`--results`). On an idle machine of two cores all take about two hours, and seven with
-whole epochs of Diginetica (`--share 1`).
+`<root>/results.json`, or the file of `--results`, as soon as it is finished, with the settings that they were had by. On an
+idle machine of two cores all take about two hours, and seven with whole epochs of Diginetica (`--share 1`).
 """
 
 from __future__ import annotations

@@ -185,7 +185,8 @@ def _check_rows(
     seen = ", ".join(f"{column} {low} … {high}" for column, (low, high) in sorted(ranges.items())) or "none"
     clicks = counts["clicks", ""]
     if not clicks:
-        rules = " and ".join(map(describe_rule, data.click_when)) or "no rule"
+        listed = [f"listed in {data.columns.clicked_item_ids}"] if data.columns.clicked_item_ids else []
+        rules = " and ".join([*listed, *map(describe_rule, data.click_when)]) or "no rule"
         raise InputError(f"none of {rows} rows is a click (data.click_when: {rules}); feedback in the data: {seen}")
     for number, rule in enumerate(data.false_positive_when):
         _check_rule(rule, counts.get(("rule", str(number)), 0), clicks, seen)
