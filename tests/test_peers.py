@@ -25,7 +25,7 @@ def sessions():
 
 @pytest.fixture(scope="module")
 def peer_data(sessions):
-    return data.split(sessions)
+    return data.split(sessions, 0.1)
 
 
 def test_recbole_reads_the_pairs_of_prefix_and_target_that_our_batches_hold(peer_data, tmp_path):

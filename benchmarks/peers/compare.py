@@ -44,11 +44,11 @@ def run_cell(
     with contextlib.ExitStack() as stack:
         sides = _start(stack, SIDES, dataset, tower, data_dir, recbole_python, folder)
         facts = {name: side.facts for name, side in sides.items()}
-        check_equal_work(facts, settings.DATASETS[dataset])
+        check_equal_work(facts, settings.TARGETS_PER_STEP)
         rounds = []
         for k in range(n_rounds + 1):
             names = SIDES[k % 3 :] + SIDES[: k % 3]
-            rounds.append({name: _ask_all(name, sides[name], share, settings.DATASETS[dataset]) for name in names})
+            rounds.append({name: _ask_all(name, sides[name], share, settings.TARGETS_PER_STEP) for name in names})
     return {"facts": facts, "warm_up": rounds[0], "rounds": rounds[1:]}
 
 

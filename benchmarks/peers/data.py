@@ -38,22 +38,24 @@ def read(dataset: str, data_dir: str) -> PeerData:
     """Reads one of `settings.DATASETS` from the folder with all of them."""
     if dataset == "diginetica":
         path = os.path.join(data_dir, "diginetica", "train_sessions.parquet")
-        return split(pd.read_parquet(path)["items"].to_list())
+        return split(pd.read_parquet(path)["items"].to_list(), settings.DATASETS[dataset])
     path = os.path.join(data_dir, "movietweetings_100k", "ratings.dat")
     names = ["user", "item", "rating", "time_s"]
     ratings = pd.read_csv(path, sep="::", names=names, engine="python").sort_values(["user", "time_s"], kind="stable")
     is_first = (ratings["user"].diff() != 0) | (ratings["time_s"].diff() > _GAP_S)
-    return split([items.to_numpy() for _, items in ratings.groupby(is_first.cumsum())["item"]])
+    return split(
+        [items.to_numpy() for _, items in ratings.groupby(is_first.cumsum())["item"]], settings.DATASETS[dataset]
+    )
 
 
-def split(sessions: Sequence[np.ndarray]) -> PeerData:
+def split(sessions: Sequence[np.ndarray], valid_share: float) -> PeerData:
     """Sessions `<int>[n]` of item ids, oldest event first → both tables; n_items as `PeerData` says."""
     sessions = [items for items in sessions if len(items) > 1]
     item_id, row, count = np.unique(np.concatenate(sessions), return_inverse=True, return_counts=True)
     index = np.empty(len(item_id), np.int32)
     index[np.argsort(-count, kind="stable")] = np.arange(len(item_id)) + schema.FIRST_ITEM_INDEX
     encoded = np.split(index[row], np.cumsum([len(items) for items in sessions])[:-1])
-    is_valid = np.random.default_rng(settings.VALID_SEED).random(len(sessions)) < settings.VALID_SHARE
+    is_valid = np.random.default_rng(settings.VALID_SEED).random(len(sessions)) < valid_share
     train, valid = ({f"{k:06d}": encoded[k] for k in np.flatnonzero(part)} for part in (~is_valid, is_valid))
     return PeerData(parity.tabulate(train), parity.tabulate(valid), len(item_id))
 

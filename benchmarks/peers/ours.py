@@ -39,7 +39,7 @@ class Ours:
         tf.config.threading.set_inter_op_parallelism_threads(description["threads"])
         tables = data.read(description["dataset"], description["data_dir"])
         config = model_config(description["tower"], description["next_item"])
-        training = training_config(tables.train, config, settings.DATASETS[description["dataset"]])
+        training = training_config(tables.train, config, settings.TARGETS_PER_STEP)
         self._batches = TrainingBatches(tables.train, config, training, settings.SEED)
         counts = np.bincount(tables.train.item_index - schema.FIRST_ITEM_INDEX, minlength=tables.n_items)
         self._model = SessionModel(config, tables.n_items, settings.SEED, counts)
@@ -104,7 +104,12 @@ def training_config(table: SessionTable, model: ModelConfig, targets_per_step: i
     """Settings with as many sessions a batch as make the mean of an epoch's targets a step what is asked for."""
 
     def config(batch_size: int) -> TrainingConfig:
-        return TrainingConfig(batch_size=batch_size, learning_rate=settings.LEARNING_RATE, clip_norm=settings.CLIP_NORM)
+        return TrainingConfig(
+            batch_size=batch_size,
+            learning_rate=settings.LEARNING_RATE,
+            clip_norm=settings.CLIP_NORM,
+            length_buckets=settings.LENGTH_BUCKETS,
+        )
 
     def mean(batch_size: int) -> float:
         batches = TrainingBatches(table, model, config(batch_size), settings.SEED)

@@ -48,7 +48,7 @@ class RecBole:
                 "MAX_ITEM_LIST_LENGTH": settings.MAX_PREFIX,
                 "loss_type": "CE",
                 "train_neg_sample_args": None,
-                "train_batch_size": settings.DATASETS[description["dataset"]],
+                "train_batch_size": settings.TARGETS_PER_STEP,
                 "eval_batch_size": settings.EVAL_ROWS,
                 "learning_rate": settings.LEARNING_RATE,
                 "clip_grad_norm": {"max_norm": settings.CLIP_NORM},

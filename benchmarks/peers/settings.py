@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-# Targets of a step. RecBole's default is 2,048, which would make 15 steps of MovieTweetings' epoch; the project's sessions a
-# batch are chosen so that its mean is this.
-DATASETS = {"movietweetings": 512, "diginetica": 2048}
+DATASETS = {"movietweetings": 0.1, "diginetica": 0.03}  # and the share of their sessions that validates
+TARGETS_PER_STEP = 2048  # RecBole's default; the project's sessions a batch are chosen so that its mean is this
+# Whole batches of one, of two and of three or four targets: sessions of both logs are short, and the project's default, at most
+# four, would make up to half of a batch padding. RecBole pads every prefix to MAX_PREFIX.
+LENGTH_BUCKETS = (1, 2, 4, 8, 16, 32)
 MAX_PREFIX = 50  # RecBole's default; longer sessions are cut into pieces, for both sides
-VALID_SHARE, VALID_SEED = 0.1, 1
+VALID_SEED = 1
 EVAL_ROWS = 4096  # RecBole's default
 DIM = 100
 LEARNING_RATE = 1e-3

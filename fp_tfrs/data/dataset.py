@@ -59,16 +59,21 @@ class TrainingBatches:
         self._context = _Context(table, config)
         has_user_scope = method.term is not None and config.loss.fp_scope == "user"
         self._users = UserFalsePositives(table, config.loss, dislike) if has_user_scope else None
+        # Traced once, not by each epoch's `map`, which would take as long as many a step.
+        self._make = tf.function(
+            self._batch,
+            input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([2], tf.int64)],
+            autograph=False,
+        )
 
     def epoch(self, epoch: int) -> tf.data.Dataset:
         """The training batches (`schema.py`) of an epoch, counted from 0."""
-        steps = self._steps(epoch).enumerate()
         seed = np.random.SeedSequence([self._seed, epoch, 1]).generate_state(1)[0]
 
         def batch(step: tf.Tensor, rows: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._batch(rows, tf.stack([tf.constant(int(seed), tf.int64), step]))
+            return self._make(rows, tf.stack([tf.constant(int(seed), tf.int64), step]))
 
-        return _prepare_ahead(steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+        return _prepare_ahead(self._steps(epoch).enumerate().map(batch, num_parallel_calls=tf.data.AUTOTUNE))
 
     def session_ids(self, epoch: int, step: int) -> list[str]:
         """The sessions of a batch, by its epoch and step counted from 0."""

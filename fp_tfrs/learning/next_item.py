@@ -17,6 +17,9 @@ import tensorflow as tf
 from fp_tfrs.config import NextItemConfig
 from fp_tfrs.learning.negative_sampling import NegativeSampler
 
+# Above it float32 and float64 are exact to their last digits, and so is the logarithm.
+_LEAST_PROBABILITY = 1e-30
+
 
 def softmax_loss(
     session_embeddings: tf.Tensor,
@@ -43,13 +46,14 @@ def softmax_loss(
     weight of ln 0.5 makes it ln(4/2) = 0.6931.
     """
     sessions, items = tf.convert_to_tensor(session_embeddings), tf.convert_to_tensor(item_embeddings)
+    position = tf.identity(position)  # custom gradients in a graph cannot hold an eager tensor
     n_fitting = tf.maximum(max_logit_bytes // (2 * sessions.dtype.size * tf.shape(items, tf.int64)[0]), 1)
     if extra_log_weight is None:
         extra_log_weight = tf.fill(tf.shape(sessions)[:1], sessions.dtype.as_numpy_dtype(-np.inf))
     log_sum = tf.cond(
         tf.shape(sessions, tf.int64)[0] <= n_fitting,
-        lambda: _add_exp(_log_sum_exp(sessions, items), extra_log_weight),
-        lambda: _log_sum_exp_in_chunks(sessions, items, extra_log_weight, n_fitting),
+        lambda: _add_exp(_log_sum_exp(sessions, items, position), extra_log_weight),
+        lambda: _log_sum_exp_in_chunks(sessions, items, position, extra_log_weight, n_fitting),
     )
     return log_sum - tf.reduce_sum(sessions * tf.gather(items, position), -1)
 
@@ -163,7 +167,8 @@ def sampled_softmax_loss(
     """
     # The correction is one more dimension of the dot product.
     sessions = tf.concat([session_embeddings, tf.ones_like(session_embeddings[:, :1])], 1)
-    log_sum = _log_sum_exp(sessions, tf.concat([negative_embeddings, -negative_log_count[:, tf.newaxis]], 1), is_own)
+    negatives = tf.concat([negative_embeddings, -negative_log_count[:, tf.newaxis]], 1)
+    log_sum = _log_sum_exp(sessions, negatives, is_excluded=is_own)
     label_score = tf.reduce_sum(session_embeddings * label_embeddings, -1) - label_log_count
     addends = [label_score, log_sum] if extra_log_weight is None else [label_score, log_sum, extra_log_weight]
     return tf.reduce_logsumexp(tf.stack(addends, -1), -1) - label_score
@@ -209,26 +214,40 @@ def gbce_beta(n_negatives: int, n_items: int, t: float) -> float:
 
 
 def _softmax_and_log_sum(
-    sessions: tf.Tensor, items: tf.Tensor, is_excluded: tf.Tensor | None = None
+    sessions: tf.Tensor, items: tf.Tensor, position: tf.Tensor | None, is_excluded: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`softmax_j(e_j · s)` [N, V] and `log Σ_j exp(e_j · s)` [N], without the excluded ones of [N, V].
 
-    The largest probability is exp(largest score − log sum), which gives the log sum without another exponential of all
-    scores; it is never below 1/V, so its logarithm is exact enough. TensorFlow's softmax is its fastest way over the rows.
+    Any score less the logarithm of its probability is the log sum, without another pass over all scores. That of the item
+    at position [N] will do unless its probability is next to nothing; the largest score's is never below 1/V, but to find
+    it takes two passes, as long as the softmax itself. TensorFlow's softmax is its fastest way over the rows.
     """
     scores = tf.matmul(sessions, items, transpose_b=True)
     if is_excluded is not None:
         # Not −∞: where all are excluded, the softmax stays a number, and the log sum is next to nothing.
         scores = tf.where(is_excluded, scores.dtype.min, scores)
     probability = tf.nn.softmax(scores)
-    return probability, tf.reduce_max(scores, 1) - tf.math.log(tf.reduce_max(probability, 1))
+
+    def by_largest() -> tf.Tensor:
+        return tf.reduce_max(scores, 1) - tf.math.log(tf.reduce_max(probability, 1))
+
+    if position is None:
+        return probability, by_largest()
+    found = tf.gather(probability, position, batch_dims=1)
+    return probability, tf.cond(
+        tf.reduce_all(found > _LEAST_PROBABILITY),
+        lambda: tf.gather(scores, position, batch_dims=1) - tf.math.log(found),
+        by_largest,
+    )
 
 
-def _log_sum_exp(sessions: tf.Tensor, items: tf.Tensor, is_excluded: tf.Tensor | None = None) -> tf.Tensor:
+def _log_sum_exp(
+    sessions: tf.Tensor, items: tf.Tensor, position: tf.Tensor | None = None, is_excluded: tf.Tensor | None = None
+) -> tf.Tensor:
     @tf.custom_gradient
     def whole(sessions: tf.Tensor, items: tf.Tensor):
         # The upstream gradient scales the sessions, N · D numbers; TensorFlow's own scales the N · V of the softmax.
-        probability, log_sum = _softmax_and_log_sum(sessions, items, is_excluded)
+        probability, log_sum = _softmax_and_log_sum(sessions, items, position, is_excluded)
 
         def gradient(upstream: tf.Tensor):
             upstream = upstream[:, tf.newaxis]
@@ -247,7 +266,9 @@ def _add_exp(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return a + tf.nn.softplus(b - a)
 
 
-def _log_sum_exp_in_chunks(sessions: tf.Tensor, items: tf.Tensor, extra: tf.Tensor, chunk_size: tf.Tensor) -> tf.Tensor:
+def _log_sum_exp_in_chunks(
+    sessions: tf.Tensor, items: tf.Tensor, position: tf.Tensor, extra: tf.Tensor, chunk_size: tf.Tensor
+) -> tf.Tensor:
     """`_log_sum_exp` and the extra term, of chunk_size rows at a time; holds no chunk's scores for the gradient.
 
     The gradient's sums are made with the values, as if the upstream gradient were 1. A mean or sum over targets has the same
@@ -273,7 +294,7 @@ def _log_sum_exp_in_chunks(sessions: tf.Tensor, items: tf.Tensor, extra: tf.Tens
     @tf.custom_gradient
     def chunked(sessions: tf.Tensor, items: tf.Tensor, extra: tf.Tensor):
         def softmax_with_extra(k):
-            probability, log_sum = _softmax_and_log_sum(chunk(sessions, k), items)
+            probability, log_sum = _softmax_and_log_sum(chunk(sessions, k), items, chunk(position, k))
             total = _add_exp(log_sum, chunk(extra, k))
             return probability, total, tf.exp(log_sum - total)  # the items' share of the total, [chunk]
 
