@@ -6,7 +6,8 @@
 
 Parts are run one after the other, each in a process of its own, on two cores; each part's answers are kept in
 `<root>/results.json`, or the file of `--results`, as soon as it is finished, with the settings that they were had by. On an
-idle machine of two cores all take about two hours, and seven with whole epochs of Diginetica (`--share 1`).
+idle machine of two cores all take two hours and a half with a twentieth of Diginetica's epochs, and many more with whole ones
+(`--share 1`).
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="PART", help="parts whose names begin so, e.g. diginetica/narm")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument(
-        "--share", type=float, default=0.1, help="of Diginetica's epoch that a round trains; default: %(default)s"
+        "--share", type=float, default=0.05, help="of Diginetica's epoch that a round trains; default: %(default)s"
     )
     parser.add_argument(
         "--until-equal", nargs="+", default=[], choices=settings.TOWERS, metavar="TOWER",
