@@ -52,8 +52,9 @@ def make_parts(n_rounds: int, share: float, data_dir: str, root: Path, until_equ
             how = {"share": share if dataset == "diginetica" else 1, "n_rounds": n_rounds}
             parts[f"{dataset}/{tower}"] = Part("benchmarks.peers.compare", "run_cell", {**cell, **how}, where)
     for tower in until_equal:
-        cell = {"dataset": "diginetica", "tower": tower, "max_epochs": 30}
-        parts[f"until-equal/{tower}"] = Part("benchmarks.peers.compare", "run_until_equal", cell, where)
+        cell = {"dataset": "diginetica", "tower": tower}
+        how = {"negatives": list(settings.NEGATIVES), "max_epochs": 30, "n_peer_epochs": 2}
+        parts[f"until-equal/{tower}"] = Part("benchmarks.peers.compare", "run_until_equal", {**cell, **how}, where)
     return parts
 
 
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--until-equal", nargs="+", default=[], choices=settings.TOWERS, metavar="TOWER",
-        help="also train RecBole to its end, and the sampled softmax until it is as good: hours",
+        help="also train by full softmax to the end, and by the sampled one until it is as good: two hours",
     )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="only print the table")
     parsed = parser.parse_args(arguments)

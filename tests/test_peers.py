@@ -35,7 +35,7 @@ def test_recbole_reads_the_pairs_of_prefix_and_target_that_our_batches_hold(peer
     theirs = collections.Counter(
         (tuple(map(int, prefix.split())), int(target)) for _, prefix, target in (line.split("\t") for line in lines)
     )
-    model = ours.model_config("gru4rec", "full_softmax")
+    model = ours.model_config("gru4rec", {"kind": "full_softmax"})
     training = ours.training_config(peer_data.train, model, 64)
     batches = TrainingBatches(peer_data.train, model, training, 1)
     found = collections.Counter()
@@ -96,6 +96,44 @@ def test_ratios_and_shares_of_the_machine_are_those_of_the_answers():
     assert not by_word["rate of"].is_met
     assert by_word["rank"].measured.startswith("250 ÷ RecBole's 62 = 4")
     assert by_word["rank"].machine == "2,500"
+
+
+class _Learning:
+    """A side that learns by a curve of MRR@20, 1,000 targets an epoch."""
+
+    def __init__(self, curve, seconds):
+        self.facts = {"n_steps": 1}
+        self._curve, self._seconds = iter(curve), seconds
+
+    def ask(self, name, **_):
+        return {"mrr": next(self._curve)} if name == "evaluate" else {"seconds": self._seconds, "n_targets": 1000}
+
+    def close(self):
+        pass
+
+
+def test_a_sampled_softmax_is_trained_until_it_is_as_good_as_the_full_one_or_rises_no_more(monkeypatch):
+    def start(stack, names, *_, negatives=None):
+        curves = {"full": [0.1, 0.2, 0.19, 0.18, 0.9], "recbole": [0.11, 0.21, 0.9]}
+        sampled = {10: [0.1, 0.15, 0.14, 0.13, 0.9], 20: [0.1, 0.1991, 0.9], None: None}[negatives]
+        return {names[0]: _Learning(curves.get(names[0], sampled), 8.0 if names[0] == "recbole" else 0.4)}
+
+    monkeypatch.setattr(compare, "_start", start)
+    found = compare.run_until_equal(
+        "diginetica",
+        "narm",
+        negatives=[10, 20],
+        max_epochs=9,
+        n_peer_epochs=2,
+        data_dir="",
+        recbole_python="",
+        folder=None,
+    )
+    short, enough, alike = bench_table.rows({"until-equal/narm": {"answer": found}})
+    assert short.measured == "0.1500 after 4 epochs, full 0.2000 after 4: -25.0%; ÷ RecBole's full = 20.0"
+    assert enough.measured == "0.1991 after 2 epochs, full 0.2000 after 4: -0.5%; ÷ RecBole's full = 20.0"
+    assert (short.is_met, enough.is_met) == (False, True)
+    assert alike.measured == "0.1000, 0.1100; 0.2000, 0.2100"
 
 
 @pytest.mark.parametrize(("power", "is_met"), [(1.0, True), (1.2, False)])

@@ -31,14 +31,16 @@ class Ours:
     """A tower of the project's on a data set.
 
     Args:
-        description: dataset, tower; next_item, the loss's kind; data_dir, with the data sets' folders; threads.
+        description: dataset, tower; next_item, the loss's kind; data_dir, with the data sets' folders; threads; negatives,
+            if not the default.
     """
 
     def __init__(self, description: Mapping[str, Any]):
         tf.config.threading.set_intra_op_parallelism_threads(description["threads"])
         tf.config.threading.set_inter_op_parallelism_threads(description["threads"])
         tables = data.read(description["dataset"], description["data_dir"])
-        config = model_config(description["tower"], description["next_item"])
+        sampling = {key: description[key] for key in ("negatives",) if key in description}
+        config = model_config(description["tower"], {"kind": description["next_item"], **sampling})
         training = training_config(tables.train, config, settings.TARGETS_PER_STEP)
         self._batches = TrainingBatches(tables.train, config, training, settings.SEED)
         counts = np.bincount(tables.train.item_index - schema.FIRST_ITEM_INDEX, minlength=tables.n_items)
@@ -93,11 +95,11 @@ class Ours:
         return sum(int(tf.math.count_nonzero(batch[schema.LABEL])) for batch in batches)
 
 
-def model_config(tower: str, next_item: str) -> ModelConfig:
-    """The project's model of a tower of `settings.TOWERS`, by the loss's kind."""
+def model_config(tower: str, next_item: Mapping[str, Any]) -> ModelConfig:
+    """The project's model of a tower of `settings.TOWERS`, by the section of the loss."""
     options, _ = settings.TOWERS[tower]
     section = {"name": tower, "embedding_dim": settings.DIM, **options}
-    return ModelConfig.model_validate({"method": "vanilla", "tower": section, "next_item": {"kind": next_item}})
+    return ModelConfig.model_validate({"method": "vanilla", "tower": section, "next_item": next_item})
 
 
 def training_config(table: SessionTable, model: ModelConfig, targets_per_step: int) -> TrainingConfig:
