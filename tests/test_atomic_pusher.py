@@ -1,7 +1,6 @@
 """The way from an evaluation to the serving root: what is pushed is what passed everything, and nothing else ever lies there."""
 
 import itertools
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -35,14 +34,14 @@ def artifact(kind, uri, is_blessed=None):
     return made
 
 
-def run_pusher(folder, is_blessed, is_healthy):
+def run_pusher(folder, serving_root, is_blessed, is_healthy):
     """Runs TFX's contract: artifacts in, artifact out. Returns the pushed model's artifact."""
     context = atomic_pusher.Executor.Context(tmp_dir=str(folder / "temporary"), unique_id="1")
     executor = atomic_pusher.Executor(context)
     executor._context = SimpleNamespace(pipeline_info=None, pipeline_run_id=None)
     pushed = artifact(standard_artifacts.PushedModel, folder / "pushed")
     destination = pusher_pb2.PushDestination(
-        filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(folder / "serving" / "m"))
+        filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(serving_root / "m"))
     )
     executor.Do(
         {
@@ -60,29 +59,47 @@ def run_pusher(folder, is_blessed, is_healthy):
     return pushed
 
 
-def test_each_of_twelve_cells_pushes_or_leaves_the_serving_root_untouched(folder, monkeypatch, record_figure):
-    """{value passes, fails} × {better, worse, no baseline} × {answers as trained, does not}."""
+def test_each_of_twelve_cells_pushes_or_leaves_the_disk_untouched(folder, monkeypatch, record_figure):
+    """{value passes, fails} × {better, worse, no baseline} × {answers as trained, does not}.
+
+    Each cell runs once where there has been no push yet, and once where those of earlier cells are.
+    """
     monkeypatch.setattr(drift, "summarise", lambda path: "statistics")
+    disk = folder / "disk"
+    disk.mkdir()
     right = 0
-    for mrr, change, is_healthy in CELLS:
+    for number, (mrr, change, is_healthy) in enumerate(CELLS):
         verdict = judge(report(mrr, change, BETTER), {"mrr@20": 0.1})
-        before = len(versions(folder))
-        pushed = run_pusher(folder, verdict.is_blessed, is_healthy)
         is_due = mrr == 0.2 and change is not WORSE and is_healthy
-        assert pushed.get_int_custom_property("pushed") == is_due
-        assert (folder / "serving").exists() == bool(before + is_due), "an unblessed model has left something"
-        right += len(versions(folder)) == before + is_due
+        is_right = True
+        for root in (disk / f"serving {number}", disk / "serving of all"):
+            before, n_before = state(disk), len(versions(root))
+            pushed = run_pusher(folder, root, verdict.is_blessed, is_healthy)
+            assert pushed.get_int_custom_property("pushed") == is_due
+            if is_due:
+                is_right &= len(versions(root)) == n_before + 1
+                assert (versions(root)[-1] / "saved_model.pb").read_text() == "model/Format-Serving/saved_model.pb"
+            else:
+                is_right &= state(disk) == before
+        right += is_right
     record_figure(
         "blessing truth table", f"{right} of {len(CELLS)} cells", "12 cells, unblessed never in the serving root"
     )
     assert right == len(CELLS) == 12
-    assert len(versions(folder)) == 2  # passes, answers, and is better or the first
+    assert len(versions(disk / "serving of all")) == 2  # passes, answers, and is better or the first
 
 
 def test_the_same_model_again_is_as_good(folder):
     assert judge(report(0.2, SAME, BETTER), {"mrr@20": 0.1}).is_blessed
 
 
-def versions(folder):
-    models = folder / "serving" / "m"
-    return sorted(name for name in os.listdir(models) if name.isdecimal()) if models.exists() else []
+def state(disk):
+    """Every file and folder, hidden ones too, with its content; the times tell of a file that came and went."""
+    return {
+        path: (path.lstat().st_mtime_ns, None if path.is_dir() else path.read_bytes())
+        for path in (disk, *disk.rglob("*"))
+    }
+
+
+def versions(serving_root):
+    return sorted(path for path in serving_root.glob("m/*") if path.name.isdecimal())

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import beam_workers
+from benchmarks.beam_workers import digest_records
 from fp_tfrs import schema
 from fp_tfrs.data import manifest
 from fp_tfrs.data.examples import read_sessions
@@ -20,7 +20,8 @@ pytestmark = pytest.mark.long
 N_EVENTS, N_SESSIONS, N_KILLS = 100_000, 8_000, 20
 
 # Forks for each run, since a new Python for each would take minutes. Half of the kills come at a random time, half at a
-# random one of the operations by which files come and go, of which most are at the end.
+# random one of the operations by which files come and go, of which most are at the end. Half of either begin with no
+# output folder, half with a finished one.
 DRIVER = """
 import json, os, random, shutil, signal, sys, time
 import tensorflow  # here, so that it is not in each run's time
@@ -56,29 +57,35 @@ def finish(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 begin = time.monotonic()
-assert finish(start(4)) == 0
-seconds, n_operations = time.monotonic() - begin, int(open(operations).read())
-moments = dice.sample(range(n_operations), kills // 2)
+assert finish(start(4)) == 0  # on no folder at all
+seconds = time.monotonic() - begin
+n_operations = {True: int(open(operations).read())}
+shutil.copytree(out, os.path.join(folder, "unkilled"))
+assert finish(start(4)) == 0  # over a finished one, which it has to remove
+n_operations[False] = int(open(operations).read())
 n_killed = 0
 while n_killed < kills:
-    before = manifest.read(out)
-    if moments and n_killed % 2:
-        code = finish(start(4, moments.pop()))
-    else:
-        child = start(4)
+    starts_empty, dies_at = n_killed % 4 < 2, None
+    if starts_empty:
+        shutil.rmtree(out)
+    if n_killed % 2:
+        dies_at = dice.randrange(n_operations[starts_empty])
+    child = start(4, dies_at)
+    if dies_at is None:
         time.sleep(dice.uniform(0, seconds))
         os.kill(child, signal.SIGKILL)
-        code = finish(child)
-    if code != -signal.SIGKILL:  # a run that was faster than the first one
+    if finish(child) != -signal.SIGKILL:  # a run that was faster than the first one
         continue
     n_killed += 1
-    if os.path.exists(os.path.join(out, manifest.FILE_NAME)):
-        assert manifest.verify(out) == before
+    looks_finished = os.path.exists(os.path.join(out, manifest.FILE_NAME))
+    if looks_finished:
+        manifest.verify(out)
+        shutil.copytree(out, os.path.join(folder, f"killed-{n_killed}"))
     shards = 3 + n_killed % 2
     assert finish(start(shards)) == 0
     assert len(manifest.verify(out).shards) == 3 * shards
     names = sorted(os.path.relpath(os.path.join(at, name), out) for at, _, names in os.walk(out) for name in names)
-    print(json.dumps(names), flush=True)
+    print(json.dumps([starts_empty, looks_finished, names]), flush=True)
     os.rename(out, os.path.join(folder, f"after-{n_killed}"))
     shutil.copytree(os.path.join(folder, f"after-{n_killed}"), out)
 """
@@ -110,17 +117,30 @@ def test_20_kills_of_preprocessing_lose_and_repeat_none_of_100000_events(log, tm
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3_000:]
     outcomes = list(map(json.loads, done.stdout.splitlines()))
-    expected, n_lost, n_repeated, records = Counter(log), 0, 0, set()
-    for number, names in enumerate(outcomes, 1):
-        folder = str(tmp_path / f"after-{number}")
-        listed = {shard.path for shard in manifest.read(folder).shards}
-        assert names == sorted({*listed, manifest.FILE_NAME})
-        sessions = [session for split in schema.SPLITS for session in read_sessions(folder, split)]
-        found = Counter((s.session_id, t, i) for s in sessions for t, i in zip(s.timestamp_s, s.item_id, strict=True))
-        n_lost += (expected - found).total()
-        n_repeated += (found - expected).total()
-        records.add(tuple(beam_workers.digest_records(Path(folder)).values()))
-    figure = f"{len(outcomes)} kills: {n_lost} lost, {n_repeated} repeated"
-    record_figure("kill -9 of preprocessing, 100,000 events", figure, "20 kills: 0 lost, 0 repeated")
-    assert len(outcomes) == N_KILLS and (n_lost, n_repeated) == (0, 0)
-    assert len(records) == 1
+    unkilled = digest_records(tmp_path / "unkilled")
+    n_lost, n_repeated, n_like_unkilled = 0, 0, 0
+    for number, (_, looked_finished, names) in enumerate(outcomes, 1):
+        after = tmp_path / f"after-{number}"
+        assert names == sorted([*(shard.path for shard in manifest.read(str(after)).shards), manifest.FILE_NAME])
+        lost, repeated = lost_and_repeated(log, after)
+        n_lost, n_repeated = n_lost + lost, n_repeated + repeated
+        n_like_unkilled += digest_records(after) == unkilled
+        if looked_finished:
+            assert digest_records(tmp_path / f"killed-{number}") == unkilled, "looked finished, and was not"
+    figure = f"{len(outcomes)} kills: {n_lost} lost, {n_repeated} repeated, {n_like_unkilled} with the unkilled records"
+    record_figure(
+        "kill -9 of preprocessing, 100,000 events", figure, "20 kills: 0 lost, 0 repeated, all with the same records"
+    )
+    assert lost_and_repeated(log, tmp_path / "unkilled") == (0, 0)
+    assert len(outcomes) == n_like_unkilled == N_KILLS and (n_lost, n_repeated) == (0, 0)
+    assert sum(started_empty for started_empty, _, _ in outcomes) == N_KILLS // 2
+    # Some kills have to meet unfinished output, or nothing was tried.
+    assert not all(looked_finished for _, looked_finished, _ in outcomes)
+
+
+def lost_and_repeated(log, folder):
+    """How many events of the log the examples lack, and how many they have that the log has not, or has less often."""
+    sessions = [session for split in schema.SPLITS for session in read_sessions(str(folder), split)]
+    found = Counter((s.session_id, t, i) for s in sessions for t, i in zip(s.timestamp_s, s.item_id, strict=True))
+    expected = Counter(log)
+    return (expected - found).total(), (found - expected).total()

@@ -1,22 +1,31 @@
 """Push: at no time does a numeric folder lack a file, whatever kills the pusher and however many push at once."""
 
+import itertools
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from fp_tfrs.errors import InputError, RunError
+from fp_tfrs.serving import pruning
 from fp_tfrs.serving import push as push_module
-from fp_tfrs.serving.push import digests
+from fp_tfrs.serving.push import LOCK_NAME, digests
 
 ROOT = Path(__file__).parents[1]
 
-# Dies, without any clean-up, before the n-th of the system calls that bring a file or folder to its place.
+VOCABULARY = "a\nb\n"
+ADDED = {"assets.extra/lineage.json": "ü"}
+
+# Dies before the n-th of the calls that bring a file or folder to its place.
 KILLED_PUSH = """
-import os, shutil, sys
+import json, os, pathlib, shutil, signal, sys
 from fp_tfrs.serving.push import push
 left = int(sys.argv[1])
 def deadly(call):
@@ -24,29 +33,67 @@ def deadly(call):
         global left
         left -= 1
         if left < 0:
-            os._exit(9)
+            os.kill(os.getpid(), signal.SIGKILL)
         return call(*args, **kwargs)
     return die_or_call
 shutil.copyfile, os.mkdir, os.fsync, os.rename = map(deadly, (shutil.copyfile, os.mkdir, os.fsync, os.rename))
-push(sys.argv[2], sys.argv[3], "m")
+pathlib.Path.write_text = deadly(pathlib.Path.write_text)
+push(sys.argv[2], sys.argv[3], "m", json.loads(sys.argv[4]))
 """
 PUSHES = """
 import sys
 from fp_tfrs.serving import pruning, push
-for _ in range(int(sys.argv[3])):
-    print(push.push(sys.argv[1], sys.argv[2], "m"))
-    if sys.argv[4:]:
-        pruning.prune(f"{sys.argv[2]}/m", int(sys.argv[4]))
+root, keep, *models = sys.argv[1:]
+for model in models:
+    print(push.push(model, root, "m"))
+    if keep:
+        pruning.prune(f"{root}/m", int(keep))
 """
 
 
+class Tiny(tf.Module):
+    """Multiplies by a variable, and needs a file of its own besides."""
+
+    def __init__(self, vocabulary: Path):
+        self.weight = tf.Variable(0.0)
+        self.vocabulary = tf.saved_model.Asset(str(vocabulary))
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+    def __call__(self, x):
+        return self.weight * x, tf.io.read_file(self.vocabulary)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The module and where it is exported."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "vocabulary").write_text(VOCABULARY)
+    module = Tiny(folder / "vocabulary")
+    tf.saved_model.save(module, folder / "model")
+    (folder / "model/assets.extra").mkdir()
+    (folder / "model/assets.extra/expectations.json").write_bytes(os.urandom(2_000))
+    return module, folder / "model"
+
+
 @pytest.fixture
-def model_dir(tmp_path):
-    model = tmp_path / "model mit ümlaut"
-    for name in ("saved_model.pb", "variables/variables.index", "assets/vocabulary", "assets.extra/expectations.json"):
-        (model / name).parent.mkdir(parents=True, exist_ok=True)
-        (model / name).write_bytes(os.urandom(2_000))
-    return model
+def model_dir(tiny, tmp_path):
+    return export(tiny, tmp_path / "model mit ümlaut", 1.0)
+
+
+def export(tiny, folder: Path, weight: float) -> Path:
+    """An export with a weight of its own; copied but for the variables, which takes a tenth of the time."""
+    module, exported = tiny
+    module.weight.assign(weight)
+    shutil.copytree(exported, folder)
+    tf.train.Checkpoint(root=module).write(folder / "variables/variables")
+    return folder
+
+
+def load_weight(version: Path) -> float:
+    """The weight of a version, by loading and calling it."""
+    product, vocabulary = tf.saved_model.load(version)(tf.constant(1.0))
+    assert vocabulary.numpy().decode() == VOCABULARY
+    return float(product)
 
 
 def push(*arguments) -> Path:
@@ -68,7 +115,7 @@ def test_the_pushed_version_equals_the_model_and_is_named_by_the_time(model_dir,
     assert pushed.parent == tmp_path / "new" / "serving" / "m"
     assert before_s <= int(pushed.name) <= time.time()
     assert digests(pushed) == digests(model_dir)
-    assert len(digests(pushed)) == 4
+    assert len(digests(pushed)) == 6
 
 
 def test_what_is_known_only_when_a_model_is_pushed_is_in_the_version_and_verified(model_dir, tmp_path):
@@ -109,43 +156,57 @@ def test_a_version_taken_meanwhile_by_a_foreign_pusher_is_left_alone(model_dir, 
 def test_killed_at_every_file_boundary_nothing_incomplete_shows_and_the_next_push_sweeps(
     model_dir, tmp_path, record_figure
 ):
-    whole, kills, n_versions = digests(model_dir), 0, 0
-    while True:
-        process = start(KILLED_PUSH, kills, model_dir, tmp_path)
+    models = push(model_dir, tmp_path, "m", ADDED).parent
+    whole, n_swept, appeared = digests(next(models.glob("[0-9]*"))), 0, []
+    for kills in itertools.count():
+        before = versions(models)
+        process = start(KILLED_PUSH, kills, model_dir, tmp_path, json.dumps(ADDED))
         process.communicate()
-        found = versions(tmp_path / "m") if (tmp_path / "m").exists() else {}
+        found = versions(models)
+        assert before.items() <= found.items()
         assert all(files == whole for files in found.values())
+        assert [load_weight(models / str(version)) for version in found] == [1.0] * len(found)
         if process.returncode == 0:
             break
-        assert process.returncode == 9
-        n_versions = len(found)
-        kills += 1
-    record_figure("push killed at every file", f"{kills} kills: every version whole, leftovers swept", "every file")
-    assert kills > 12  # 4 files and 4 folders made, 8 confirmed, and the rename
-    assert n_versions == 1  # killed after the rename: the version is there, and stays
-    assert len(found) == 2
-    assert sorted(path.name for path in (tmp_path / "m").glob(".*")) == [push_module.LOCK_NAME]
+        assert process.returncode == -signal.SIGKILL
+        appeared.append(len(found) - len(before))
+        n_swept += len(leftovers(models)) > 0
+        push(model_dir, tmp_path, "m", ADDED)
+        assert leftovers(models) == []
+        pruning.prune(models, 1)  # so that there are few to load
+    figure = f"{kills} kills: every version whole and loadable, {n_swept} leftovers swept"
+    record_figure("push killed at every file", figure, "every file")
+    assert kills > 2 * len(whole) + 1  # each file is copied and confirmed; then the rename
+    assert appeared == [0] * (kills - 1) + [1]  # killed after the rename: the version is there, and stays
+    assert n_swept > len(whole)
 
 
-def test_four_processes_pushing_at_once_give_each_its_own_whole_version(model_dir, tmp_path, record_figure):
-    names = push_by_four(model_dir, tmp_path, 13, 13, 12, 12)
-    found = versions(tmp_path / "m")
-    n_whole = sum(files == digests(model_dir) for files in found.values())
-    record_figure("50 pushes by 4 processes at once", f"{n_whole} whole versions", "50")
-    assert names == sorted(found) and len(found) == n_whole == 50
+def leftovers(models: Path) -> list[str]:
+    """What is there besides versions and the lock."""
+    return sorted(path.name for path in models.iterdir() if not path.name.isdecimal() and path.name != LOCK_NAME)
+
+
+def test_four_processes_pushing_at_once_give_each_its_own_whole_version(tiny, tmp_path, record_figure):
+    sources = [export(tiny, tmp_path / f"model {weight}", weight) for weight in range(50)]
+    names = push_by_four(sources, tmp_path)
+    weight_of = {version: load_weight(tmp_path / "m" / str(version)) for version in versions(tmp_path / "m")}
+    figure = f"{len(weight_of)} versions that load, {len(set(weight_of.values()))} of them with a model of their own"
+    record_figure("50 pushes by 4 processes at once", figure, "50")
+    assert names == sorted(weight_of)
+    assert sorted(weight_of.values()) == list(range(50))
 
 
 def test_four_processes_that_push_and_prune_at_once_leave_the_newest_whole(model_dir, tmp_path):
-    names = push_by_four(model_dir, tmp_path, 4, 4, 4, 4, keep=2)
+    names = push_by_four([model_dir] * 16, tmp_path, keep=2)
     assert len(set(names)) == 16
     found = versions(tmp_path / "m")
     assert sorted(found) == names[-2:]
     assert all(files == digests(model_dir) for files in found.values())
 
 
-def push_by_four(model_dir, root, *counts, keep=""):
-    """The numbers of the versions that four processes have pushed at once, so many each."""
-    processes = [start(PUSHES, model_dir, root, count, *([keep] if keep else [])) for count in counts]
+def push_by_four(sources, root, keep=""):
+    """The numbers of the versions that four processes, which share out the models, have pushed at once."""
+    processes = [start(PUSHES, root, keep, *sources[number::4]) for number in range(4)]
     lines = [line for process in processes for line in process.communicate()[0].splitlines()]
     assert [process.returncode for process in processes] == [0] * 4
     return sorted(int(Path(line).name) for line in lines)
@@ -163,7 +224,7 @@ def test_a_full_disk_or_a_source_that_changes_leaves_nothing(model_dir, tmp_path
     monkeypatch.setattr(push_module, "_copy", lambda *way: (copy(*way), (model_dir / "late").touch()))
     with pytest.raises(RunError, match="changed while it was pushed"):
         push(model_dir, tmp_path, "m")
-    assert [path.name for path in (tmp_path / "m").iterdir()] == [push_module.LOCK_NAME]
+    assert [path.name for path in (tmp_path / "m").iterdir()] == [LOCK_NAME]
 
 
 def test_bad_places_are_named(model_dir, tmp_path):
