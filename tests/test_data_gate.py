@@ -76,13 +76,20 @@ def test_anomaly_stops_unless_it_is_a_new_id(feature, kind, objections):
 
 def test_changed_share_of_false_positives_is_named_with_value_and_limit():
     (objection,) = list_objections({}, make_manifest(valid_fps=60), ValidationConfig(max_fp_share_change=0.1))
-    assert "valid" in objection
-    assert "0.600" in objection
-    assert "max_fp_share_change = 0.1" in objection
+    assert objection == (
+        "valid: feature 'is_false_positive': the share of false positives is 0.600, in training 0.300; the difference "
+        "0.300 is above validation.max_fp_share_change = 0.1"
+    )
     assert list_objections({}, make_manifest(valid_fps=60), ValidationConfig(max_fp_share_change=0.31)) == []
 
 
 def test_unseen_targets_above_the_limit_are_named():
     (objection,) = list_objections({}, make_manifest(unseen=40), ValidationConfig())
-    assert "80.0% of the targets" in objection
-    assert "max_unseen_target_share = 0.5" in objection
+    assert objection == (
+        "valid: feature 'item_id': 80.0% of the targets are items that training does not have, above "
+        "validation.max_unseen_target_share = 0.5"
+    )
+    assert list_objections({}, make_manifest(unseen=25), ValidationConfig()) == []  # the limit itself is none above
+    limits = ValidationConfig(max_unseen_target_share=0.29)
+    (objection,) = list_objections({}, make_manifest(unseen=15), limits)
+    assert "30.0% of the targets" in objection and objection.endswith("max_unseen_target_share = 0.29")

@@ -11,12 +11,13 @@ pytestmark = pytest.mark.e2e
 
 
 def write_log(path):
-    """400 sessions; the last tenth has twice the false positives, and every third of its items is new."""
+    """400 sessions; the last tenth has twice the false positives, and of its items, as of its targets, 30 % are new."""
     rows = ["session_id,item_id,timestamp,dwell_s,country"]
     for session in range(400):
         is_late = session >= 360
+        new_events = () if not is_late else (1, 3, 5) if session % 2 else (3, 5, 8)  # targets are the events from 5 on
         for event in range(10):
-            item = 100 + session if is_late and event % 3 == 2 else (session * 7 + event) % 30
+            item = 100 + session if event in new_events else (session * 7 + event) % 30
             dwell_s = 5 if event % 10 < (4 if is_late else 2) else 60
             rows.append(f"s{session},i{item},{1_600_000_000 + 1000 * session + event},{dwell_s},no")
     path.write_text("\n".join(rows))
@@ -51,8 +52,10 @@ def test_a_new_column_another_type_new_items_and_more_abandoned_are_named_with_v
     said = (
         "test: feature 'country': New column",
         "test: feature 'dwell_s': Expected data of type: INT but got FLOAT",
-        "targets are items that training does not have, above validation.max_unseen_target_share = 0.25",
-        "share of false positives is 0.400, in training 0.200; the difference 0.200 is above validation.max_fp_share_change = 0.1",
+        "test: feature 'item_id': 30.0% of the targets are items that training does not have, above validation."
+        + "max_unseen_target_share = 0.25",
+        "test: feature 'is_false_positive': the share of false positives is 0.400, in training 0.200; the difference "
+        + "0.200 is above validation.max_fp_share_change = 0.1",
     )
     found = sum(text in run.stderr for text in said)
     record_figure(

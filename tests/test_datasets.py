@@ -271,7 +271,7 @@ def test_values_that_were_not_measured_become_dead_letters(tmp_path):
         time_unit="ms",
         click_when=[{"column": "is_click", "op": "==", "value": True}],
     )
-    with pytest.raises(InputError, match="33.3% of 6 rows are bad.*read_time is NaN"):
+    with pytest.raises(InputError, match=r"2 of 6 rows \(33.3%\) are bad.*read_time is NaN"):
         preprocess(data, 1, str(tmp_path / "out"), str(tmp_path / "dead.jsonl"), 2e9)
     letters = pd.read_json(tmp_path / "dead.jsonl", lines=True)
     assert list(letters.reason) == ["read_time is NaN"] * 2 and list(letters.line) == [3, 4]

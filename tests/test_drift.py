@@ -1,5 +1,7 @@
 """Drift since the last pushed model: what TFDV measures is what NumPy counts, and what has moved is named."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -44,27 +46,30 @@ def usual(tmp_path_factory):
     return Log(tmp_path_factory.mktemp("usual"))
 
 
-def columns_of(sentences):
-    return [sentence.split()[0] for sentence in sentences]
-
-
 def test_another_sample_of_the_same_has_not_drifted(usual, tmp_path):
     for seed in range(1, 4):
         assert drift.describe_drift(Log(tmp_path, seed).summary, usual.summary, DriftConfig()) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "column"),
+    ("change", "column", "limit"),
     [
-        ({"fp_share": 0.4}, "is_false_positive"),  # doubled
-        ({"favourite": 0.15}, "item_id"),
-        ({"mean_extra": 10}, "session_length"),  # from 5 clicks to 11
+        ({"fp_share": 0.4}, "is_false_positive", "max_fp_share_change = 0.1"),  # doubled
+        ({"favourite": 0.15}, "item_id", "max_item_change = 0.05"),
+        ({"mean_extra": 10}, "session_length", "max_length_divergence = 0.1"),  # from 5 clicks to 11
     ],
 )
-def test_what_has_moved_is_named_and_nothing_else(usual, tmp_path, change, column):
-    assert columns_of(drift.describe_drift(Log(tmp_path, 9, **change).summary, usual.summary, DriftConfig())) == [
-        column
-    ]
+def test_what_has_moved_is_named_with_value_and_limit_and_nothing_else(usual, tmp_path, change, column, limit):
+    now = Log(tmp_path, 9, **change)
+    (sentence,) = drift.describe_drift(now.summary, usual.summary, DriftConfig())
+    value = {
+        "is_false_positive": now.flags.mean() - usual.flags.mean(),
+        "item_id": np.abs(now.shares() - usual.shares()).max(),
+        "session_length": None,  # of deciles: not to be had of the sessions
+    }[column]
+    found = re.fullmatch(rf"{column} has drifted .*, (\d\.\d{{3}}), is above validation\.drift\.{limit}", sentence)
+    assert found and float(found[1]) > float(limit.split()[-1]), sentence
+    assert value is None or float(found[1]) == pytest.approx(value, abs=0.0006)
 
 
 def test_values_are_those_of_numpy_and_limits_those_of_the_configuration(usual, tmp_path):

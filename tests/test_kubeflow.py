@@ -61,36 +61,65 @@ def container(spec, node):
     return spec["deploymentSpec"]["executors"][spec["components"][node]["executorLabel"]]["container"]
 
 
+class OneLine(dict):
+    """Is written as a YAML flow: a configuration in the golden file stays short."""
+
+
+class Dumper(yaml.SafeDumper):
+    pass
+
+
+Dumper.add_representer(OneLine, lambda dumper, value: dumper.represent_mapping("tag:yaml.org,2002:map", value, True))
+
+
+def parsed(value):
+    """The value with texts that are JSON taken apart, and without what changes with versions of TFX and our code."""
+    if isinstance(value, dict):
+        if set(value) in ({"artifactType"}, {"instanceSchema"}, {"parameterType"}):
+            return parsed(*value.values())
+        return {key: parsed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [parsed(inner) for inner in value]
+    if not isinstance(value, str) or value == "{{$}}":
+        return value
+    if value.startswith("title: "):  # an artifact's type; the rest of it is TFX's description
+        return yaml.safe_load(value)["title"]
+    if value.startswith(("{", "[")):
+        found = parsed(json.loads(value))
+        return OneLine(found) if isinstance(found, dict) else found
+    return re.sub("^[0-9a-f]{16}$", "fingerprint of the code", value)
+
+
 def summarise(spec):
-    """Every node in its order of running, without what changes with code and versions: what it runs, on what, fed by what."""
+    """Every node with all that it is given: image, command, each argument and value, resources, and what feeds it."""
     nodes = {}
     for name, task in spec["root"]["dag"]["tasks"].items():
-        of = container(spec, name)
-        arguments = dict(zip(of["args"][:-2:2], of["args"][1:-2:2], strict=True))
-        inputs = task["inputs"].get("artifacts", {})
+        assert set(task) <= {"componentRef", "taskInfo", "inputs", "retryPolicy", "dependentTasks", "cachingOptions"}
+        assert task["componentRef"] == task["taskInfo"] == {"name": name}
+        of, inputs = container(spec, name), task["inputs"]
+        said = of["args"].index("--json_serialized_inputs_spec_args") + 1
+        assert json.loads(of["args"][said]) == spec["components"][name]["inputDefinitions"]
         nodes[name] = {
-            "image": of["image"],
+            **{key: value for key, value in of.items() if key not in ("args", "env", "command")},
+            "arguments": parsed(of["args"]),
             "command": " ".join(of["command"]),
-            "executor": arguments["--executor_class_path"],
-            "beam": " ".join(of["args"][-2:]),
-            "resources": of["resources"],
             "env": {variable["name"]: variable["value"] for variable in of.get("env", [])},
             "retries": task["retryPolicy"],
             "cached": task.get("cachingOptions", {}).get("enableCache", False),
             "after": task.get("dependentTasks", []),
             "inputs": {
                 key: "{producerTask}.{outputArtifactKey}".format(**source["taskOutputArtifact"])
-                for key, source in inputs.items()
+                for key, source in inputs.get("artifacts", {}).items()
             },
-            "outputs": sorted(spec["components"][name]["outputDefinitions"]["artifacts"]),
-            "parameters": sorted(task["inputs"]["parameters"]),
+            "outputs": parsed(spec["components"][name]["outputDefinitions"]["artifacts"]),
+            "parameters": {key: parsed(of["runtimeValue"]["constant"]) for key, of in inputs["parameters"].items()},
         }
     return {"name": spec["pipelineInfo"]["name"], "root": spec["defaultPipelineRoot"], "nodes": nodes}
 
 
 def test_the_compiled_pipeline_is_the_golden_one(spec, tmp_path, record_figure):
     """A change that is meant: look at the difference, and copy the file that the message names over tests/golden/."""
-    found = yaml.safe_dump(summarise(spec), sort_keys=True, width=120)
+    found = yaml.dump(summarise(spec), Dumper=Dumper, width=120, default_flow_style=None)
     (tmp_path / GOLDEN.name).write_text(found)
     record_figure(
         "compiled for Kubeflow", f"{len(summarise(spec)['nodes'])} nodes with images and arguments", "the golden file"
@@ -116,8 +145,43 @@ def test_nothing_of_the_machine_that_compiles_is_in_it(compiled):
         text = path.read_text()
         for trace in (str(PROJECT), str(Path.home()), str(path.parent), os.getcwd(), sys.prefix, "sqlite", "localhost"):
             assert trace not in text, (path, trace)
-        absolute = re.findall(r"""["'= ](/[\w.-]+/[\w./-]*)""", text)
-        assert set(absolute) == {"/usr/bin/python3"}  # of the test's own configuration
+        found = {local for value in texts_in(yaml.safe_load(text)) for local in local_paths(value)}
+        assert found == {"/usr/bin/python3"}  # of the test's own configuration
+
+
+def texts_in(value):
+    """All keys and texts in a structure; those of a text that is JSON in place of it, so that nothing is escaped."""
+    if isinstance(value, str) and value.startswith(("{", "[")) and value != "{{$}}":
+        value = json.loads(value)
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    return [text for inner in value for text in texts_in(inner)] if isinstance(value, list) else [str(value)]
+
+
+def local_paths(text):
+    """Each absolute path of a machine that a text names, but for those in URLs of other schemes than file."""
+    without_urls = re.sub(r"\b(?!file:)[a-z][a-z0-9+.-]*://[\w.*/:@-]*", "", text)
+    return re.findall(r"(?<![\w.*)}-])(?:[A-Z]:\\|~?/)[\w.~/\\-]*", without_urls)
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("/tmp", ["/tmp"]),
+        ("/srv", ["/srv"]),
+        ("--temp_location=/tmp", ["/tmp"]),
+        ("written to '/srv' or (/home/me/x.csv)", ["/srv", "/home/me/x.csv"]),
+        ("PATH=/opt:/usr/bin", ["/opt", "/usr/bin"]),
+        ("file:///tmp/a", ["///tmp/a"]),
+        ("~/logs", ["~/logs"]),
+        ("C:\\logs", ["C:\\logs"]),
+        (" gs://bucket/a/*.csv,/mnt", ["/mnt"]),
+        ("gs://bucket/a/b nvidia.com/gpu registry/fp-tfrs:1 minio:9000", []),
+    ],
+)
+def test_a_local_path_is_found_whatever_is_around_it(text, paths):
+    assert local_paths(text) == paths
+    assert texts_in({"a": json.dumps([{text: 1.5}])}) == ["a", text, "1.5"]
 
 
 def test_everything_is_written_under_the_root(spec):
@@ -154,7 +218,7 @@ def test_a_search_is_one_more_node_whose_best_values_the_trainer_gets(tmp_path):
         "python -m pipeline.container",
         4,
     )
-    assert callable(import_utils.import_class_by_path(nodes["Tuner"]["executor"]).Do)
+    assert callable(import_utils.import_class_by_path(nodes["Tuner"]["arguments"][1]).Do)
     assert f"{ROOT}/search" in json.dumps(spec["root"]["dag"]["tasks"]["Tuner"])
 
 

@@ -1,13 +1,20 @@
 """Nothing of a session from the target on, and nothing of a test session at all in training, may decide a rank."""
 
+import collections
 import dataclasses
+import itertools
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import tensorflow as tf
+from google.protobuf import text_format
 from hypothesis import given, settings
+from test_transform import VARIABLE
 
-from fp_tfrs.config import SessionsConfig, SplitConfig
+from fp_tfrs import schema
+from fp_tfrs.config import RunConfig, SessionsConfig, SplitConfig
+from fp_tfrs.data.examples import encode_session, write_shard
 from fp_tfrs.data.sessions import StartHistogram, assign_split, cut_sessions
 from fp_tfrs.evaluation import baselines
 from fp_tfrs.evaluation.evaluate import evaluate
@@ -17,6 +24,7 @@ from fp_tfrs.serving.saved_model import Recommendations
 N_ITEMS = 12
 CATALOGUE = [f"i{n}" for n in range(N_ITEMS)]
 SEEDS = st.integers(0, 2**32 - 1)
+SPLITS = st.sampled_from(["time", "random"])
 
 
 def draw_log(seed):
@@ -48,11 +56,17 @@ class Spy:
         return Recommendations([CATALOGUE] * len(requests), np.zeros((len(requests), N_ITEMS)), [""] * len(requests))
 
 
-def make_sessions(log):
+def make_sessions(log, prefix="", has_session_id=False):
+    """Sessions of a log that is out of order, with repeated rows. An event's feedback is a number of its own."""
     sessions = []
     for number, events in enumerate(log):
-        rows = [(float(second), f"i{item}", is_fp, (), "") for second, item, is_fp in events]
-        cut = cut_sessions(f"u{number}", rows, SessionsConfig(gap_s=100, min_length=2), has_session_id=False)
+        rows = [
+            (float(second), f"{prefix}i{item}", is_fp, (100 * number + n,), "")
+            for n, (second, item, is_fp) in enumerate(events)
+        ]
+        rows = [*rows[::-1], *rows[::3]]
+        limits = SessionsConfig(gap_s=100, min_length=2)
+        cut = cut_sessions(f"{prefix}u{number}", rows, limits, ("event",), has_session_id=has_session_id)
         # Users are named as sessions: what the spy sees must be traced back.
         sessions += [dataclasses.replace(s, user_id=s.session_id) for s in cut.sessions]
     return sessions
@@ -118,27 +132,126 @@ def test_baselines_know_the_training_sessions_alone_in_whatever_order(seed):
         assert report == evaluate(Spy(), test[::-1], train[::-1], CATALOGUE, 2, 0)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(SEEDS)
-def test_training_sessions_begin_before_every_test_session_and_share_no_event_with_them(seed):
-    sessions = make_sessions(draw_log(seed))
+def divide(sessions, by, seed=0):
+    """Split → its sessions."""
     histogram = StartHistogram()
     for s in sessions:
         histogram.add(s.timestamp_s[0])
-    split = SplitConfig(by="time", valid=0.2, test=0.3)
-    cuts_s = histogram.find_cuts(split)
-    parts = {"train": [], "valid": [], "test": []}
+    split = SplitConfig(by=by, valid=0.2, test=0.3)
+    cuts_s = histogram.find_cuts(split) if by == "time" else None
+    parts = {name: [] for name in schema.SPLITS}
     for s in sessions:
-        parts[assign_split(s.session_id, s.timestamp_s[0], split, 0, cuts_s)].append(s)
+        parts[assign_split(s.session_id, s.timestamp_s[0], split, seed, cuts_s)].append(s)
+    return parts
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(SEEDS, SPLITS, st.booleans())
+def test_no_event_is_in_two_splits_and_no_target_is_one_of_training(seed, by, has_session_id):
+    sessions = make_sessions(draw_log(seed), has_session_id=has_session_id)
+    parts = divide(sessions, by, seed)
+    events = {name: [n for s in part for n in s.feedback["event"]] for name, part in parts.items()}
+    together = [n for numbers in events.values() for n in numbers]
+    assert len(set(together)) == len(together)
+    assert sorted(together) == sorted(n for s in sessions for n in s.feedback["event"])
+    for name in (schema.VALID, schema.TEST):
+        if has_targets(parts[name]):
+            found = list_targets(parts[name], CATALOGUE)
+            judged = {
+                found.sessions[s].feedback["event"][p] for s, p in zip(found.session, found.position, strict=True)
+            }
+            assert judged and judged <= set(events[name]) and not judged & set(events[schema.TRAIN])
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(SEEDS, st.booleans())
+def test_by_time_training_sessions_begin_before_every_other(seed, has_session_id):
+    parts = divide(make_sessions(draw_log(seed), has_session_id=has_session_id), "time")
     starts = {name: [s.timestamp_s[0] for s in part] for name, part in parts.items()}
     assert max(starts["train"], default=-1) < min([*starts["valid"], *starts["test"]], default=601)
     assert max([*starts["train"], *starts["valid"]], default=-1) < min(starts["test"], default=601)
-    events = {name: {(s.session_id, p) for s in part for p in range(len(s.item_id))} for name, part in parts.items()}
-    assert not events["train"] & events["test"] and not events["valid"] & events["test"]
-    if has_targets(parts["test"]):
-        targets = list_targets(parts["test"], CATALOGUE)
-        judged = {(targets.sessions[s].session_id, p) for s, p in zip(targets.session, targets.position, strict=True)}
-        assert judged <= events["test"]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(SEEDS, st.booleans())
+def test_at_random_a_session_stays_in_its_split_whatever_else_is_in_the_log(seed, has_session_id):
+    """A log that grows moves no test session into training; neither does what happens in the session."""
+    log = draw_log(seed)
+    sessions = make_sessions(log, has_session_id=has_session_id)
+    parts = divide(sessions, "random", seed)
+    split_of = {s.session_id: name for name, part in parts.items() for s in part}
+    later = [dataclasses.replace(s, timestamp_s=tuple(t + 1000 for t in s.timestamp_s)) for s in sessions[::-2]]
+    for some in (sessions[::-1], sessions[1::2], later, make_sessions(log[:-1], has_session_id=has_session_id)):
+        for name, part in divide(some, "random", seed).items():
+            assert all(split_of[s.session_id] == name for s in part)
+
+
+def transform(parts, folder):
+    """What the pipeline's own node of TFX's Transform makes of the splits: folders of its graph and of its examples."""
+    from tensorflow_transform.tf_metadata import schema_utils
+    from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+    from tfx.types import artifact_utils
+
+    from pipeline.pipeline import create_pipeline
+
+    values = {
+        "name": "tiny",
+        "data": {
+            "source": {"format": "csv", "files": ["not read"]},
+            "columns": {"session_id": "session"},
+            "min_item_support": 2,
+        },
+        "model": {"method": "vanilla"},
+    }
+    run = RunConfig.model_validate(values)
+    (node,) = [node for node in create_pipeline(run, str(folder)).components if node.id == "Transform"]
+    found = {}
+    for key, channel in {**node.inputs, **node.outputs}.items():
+        found[key] = channel.type()
+        found[key].uri = str(folder / key)
+    for name, part in parts.items():
+        write_shard(str(folder / "examples"), name, 0, 1, [encode_session(s, {"event": "int"}) for s in part])
+    found["examples"].split_names = artifact_utils.encode_split_names(list(parts))
+    (folder / "schema").mkdir()
+    (folder / "schema" / "schema.pbtxt").write_text(
+        text_format.MessageToString(schema_utils.schema_from_feature_spec(VARIABLE))
+    )
+    context = BaseBeamExecutor.Context(
+        beam_pipeline_args=run.beam.arguments(), tmp_dir=str(folder / "tmp"), unique_id="1"
+    )
+    node.executor_spec.executor_class(context).Do(
+        *({key: [found[key]] for key in channels} for channels in (node.inputs, node.outputs)), node.exec_properties
+    )
+    return folder / "transform_graph", folder / "transformed_examples"
+
+
+@pytest.mark.e2e
+def test_the_vocabulary_is_of_the_training_sessions_of_500_logs(tmp_path, record_figure):
+    """Every log has items of its own, so that one run of Transform answers for all; half are divided by time."""
+    parts = {name: [] for name in schema.SPLITS}
+    for number, by in zip(range(500), itertools.cycle(["time", "random"])):
+        for name, part in divide(make_sessions(draw_log(number), f"{number}:"), by).items():
+            parts[name] += part
+    graph, transformed = transform(parts, tmp_path)
+    counts = {name: collections.Counter(i for s in part for i in s.item_id) for name, part in parts.items()}
+    in_training, elsewhere = counts[schema.TRAIN], counts[schema.VALID] + counts[schema.TEST]
+    kept = sorted((i for i in in_training if in_training[i] >= 2), key=lambda i: (in_training[i], i), reverse=True)
+    vocabulary = (graph / "transform_fn" / "assets" / schema.ITEM_VOCABULARY).read_text().splitlines()
+    strangers = {i for i in elsewhere if i not in in_training}
+    rare = {i for i in elsewhere if in_training[i] < 2 <= in_training[i] + elsewhere[i]} - strangers
+    leaked = len(set(vocabulary) & (strangers | rare))
+    figure = f"500 logs, {leaked} of {len(strangers)} items of other splits alone and {len(rare)} rare in training"
+    record_figure("leakage: the vocabulary is of the training sessions", figure, "500 logs, none of these")
+    assert vocabulary == kept and not leaked and min(len(strangers), len(rare)) > 100
+    index = {item: schema.FIRST_ITEM_INDEX + n for n, item in enumerate(vocabulary)}
+    for name, part in parts.items():
+        files = [str(path) for path in (transformed / f"Split-{name}").iterdir()]
+        rows = map(tf.train.Example.FromString, tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
+        features = [row.features.feature for row in rows]
+        found = {
+            f[schema.SESSION_ID].bytes_list.value[0].decode(): f[schema.ITEM_INDEX].int64_list.value for f in features
+        }
+        assert found == {s.session_id: [index.get(i, schema.OOV_INDEX) for i in s.item_id] for s in part}
 
 
 @pytest.mark.long
@@ -148,7 +261,9 @@ def test_training_sessions_begin_before_every_test_session_and_share_no_event_wi
         (test_a_model_is_shown_the_events_before_the_target_and_no_other, [SEEDS]),
         (test_what_comes_later_changes_no_score_of_a_baseline, [SEEDS, st.integers(0, 8)]),
         (test_baselines_know_the_training_sessions_alone_in_whatever_order, [SEEDS]),
-        (test_training_sessions_begin_before_every_test_session_and_share_no_event_with_them, [SEEDS]),
+        (test_no_event_is_in_two_splits_and_no_target_is_one_of_training, [SEEDS, SPLITS, st.booleans()]),
+        (test_by_time_training_sessions_begin_before_every_other, [SEEDS, st.booleans()]),
+        (test_at_random_a_session_stays_in_its_split_whatever_else_is_in_the_log, [SEEDS, st.booleans()]),
     ],
 )
 def test_500_logs(check, drawn, record_figure):

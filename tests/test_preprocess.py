@@ -60,9 +60,12 @@ def draw_log(n: int) -> pd.DataFrame:
 
 def derive_sessions(log: pd.DataFrame) -> pd.DataFrame:
     """Clicks that must be written, one a row, with the session and split that they must be in."""
-    clicks = log[log.click].sort_values(["user", "time", "item"], kind="stable")
+    clicks = log[log.click].assign(fp=log.dwell < 10)
+    clicks = clicks.sort_values(
+        ["user", "time", "item", "fp", "dwell", "note"]
+    )  # no two rows have all of these in common
     starts_new = (clicks.user != clicks.user.shift()) | (clicks.time.diff() > GAP_S)
-    clicks = clicks.assign(number=starts_new.cumsum(), fp=clicks.dwell < 10)
+    clicks = clicks.assign(number=starts_new.cumsum())
     length = clicks.groupby("number").item.transform("size")
     kept = clicks[length >= MIN_LENGTH]
     first_s = kept.groupby("number").time.transform("min")
@@ -108,7 +111,7 @@ def finished(log, tmp_path_factory):
     """A dirty log in two files, one of them gzipped: shuffled, 10 % repeated, 1 % broken; and what became of it."""
     root = tmp_path_factory.mktemp("dirty log ü")
     rng = np.random.default_rng(5)
-    repeated = pd.concat([log, log[log.click].sample(frac=0.1, random_state=1)])
+    repeated = pd.concat([log, log.sample(frac=0.1, random_state=1)])
     lines = to_lines(repeated) + [line for line, _ in BROKEN] * 6
     rng.shuffle(lines)
     half = len(lines) // 2
@@ -130,19 +133,20 @@ def test_a_dirty_log_gives_the_sessions_that_pandas_derives_from_the_clean_one(l
         for session in sessions[split]:
             group = groups[session.session_id]
             assert session.user_id == group.user.iloc[0]
-            assert session.timestamp_s == tuple(group.time)
-            ours = sorted(zip(session.timestamp_s, session.item_id, session.is_false_positive))
-            assert ours == sorted(zip(group.time, group.item, group.fp))
-            assert sorted(session.feedback["note"]) == sorted(group.note)
-            np.testing.assert_allclose(sorted(session.feedback["dwell"]), sorted(group.dwell), rtol=1e-6)
-            assert session.feedback["click"] == (1,) * len(group)
+            feedback = (session.feedback[name] for name in ("click", "dwell", "note"))
+            ours = zip(session.timestamp_s, session.item_id, session.is_false_positive, *feedback, strict=True)
+            theirs = zip(
+                group.time, group.item, group.fp, group.click, np.float32(group.dwell), group.note, strict=True
+            )
+            assert list(ours) == list(theirs)  # event by event: each with its own feedback
 
 
 def test_every_row_is_counted(log, finished):
     _, repeated, lines, result = finished
     expected = derive_sessions(log)
     assert (result.rows, result.impressions) == (len(lines), (~repeated.click).sum())
-    assert (result.clicks, result.duplicate_events) == (repeated.click.sum(), len(repeated) - len(log))
+    assert (result.clicks, result.duplicate_events) == (repeated.click.sum(), repeated.click.sum() - log.click.sum())
+    assert len(repeated) == pytest.approx(1.1 * len(log), abs=1) and result.impressions > (~log.click).sum()
     assert result.bad_rows == dict(Counter(reason for _, reason in BROKEN * 6).most_common())
     assert result.feedback_ranges["dwell"] == (log[log.click].dwell.min(), log[log.click].dwell.max())
     support = expected[expected.split == "train"].item.value_counts()
@@ -231,10 +235,22 @@ def refuse(path, tmp_path, message, **data) -> str:
 def test_too_many_bad_rows_stop_the_run(log, tmp_path):
     good = to_lines(log[:800])
     path = write_log(tmp_path / "log.csv", good + [BROKEN[4][0]] * 150 + [BROKEN[6][0]] * 50)
-    message = refuse(path, tmp_path, r"20\.0% of 1000 rows are bad, more than data\.max_bad_share = 5\.0%")
+    message = refuse(path, tmp_path, r"200 of 1000 rows \(20\.0%\) are bad, more than data\.max_bad_share = 5\.0%")
     assert "most often (150): item is empty, e.g. " in message and "line 802: '1,,1700000000" in message
     assert message.endswith(f"all are in {tmp_path / 'dead.jsonl'}")
     assert len((tmp_path / "dead.jsonl").read_text().splitlines()) == 200
+
+
+@pytest.mark.parametrize(("data", "limit"), [({}, 0.05), ({"max_bad_share": 0.2}, 0.2), ({"max_bad_share": 0}, 0)])
+def test_as_many_bad_rows_as_the_limit_pass_and_one_more_stops_the_run(log, tmp_path, data, limit):
+    data = {"sessions": {}, **data}  # one session a user: few rows are enough for all splits
+    most, reason = int(1000 * limit), BROKEN[4][1]
+    path = write_log(tmp_path / "log.csv", to_lines(log[: 1000 - most]) + [BROKEN[4][0]] * most)
+    result = preprocess(make_config(path, **data), 1, str(tmp_path / "ok"), str(tmp_path / "ok.dead"), LATEST_S)
+    assert (result.rows, result.bad_rows) == (1000, {reason: most} if most else {})
+    write_log(path, to_lines(log[: 999 - most]) + [BROKEN[4][0]] * (most + 1))
+    words = rf"{most + 1} of 1000 rows \({(most + 1) / 1000:.1%}\) are bad, more than data\.max_bad_share = {limit:.1%}; "
+    refuse(path, tmp_path, rf"{words}most often \({most + 1}\): {reason}, e\.g\. .*log\.csv line \d+: '1,,17", **data)
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(-1, "none of"), (9999, "all of")])

@@ -38,7 +38,7 @@ def encode_session(
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode() for value in values]))
 
     def int_feature(values: Iterable[int]) -> tf.train.Feature:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=map(int, values)))  # booleans too
 
     features = {
         schema.SESSION_ID: bytes_feature([session.session_id]),

@@ -173,11 +173,12 @@ def _check_rows(
         time = manifest.format_time(facts["ranges"]["since", ""][0])
         raise InputError(f"all {rows} rows are of before data.since = {data.since} ({time}); is the log late?")
     rows -= older
-    if sum(bad.values()) > data.max_bad_share * rows:
+    n_bad = sum(bad.values())
+    if n_bad > data.max_bad_share * rows:
         top = max(bad, key=lambda reason: (bad[reason], reason))
         letter = first_letters[top]
         raise InputError(
-            f"{sum(bad.values()) / rows:.1%} of {rows} rows are bad, more than data.max_bad_share = "
+            f"{n_bad} of {rows} rows ({n_bad / rows:.1%}) are bad, more than data.max_bad_share = "
             f"{data.max_bad_share:.1%}; most often ({bad[top]}): {top}, e.g. {letter['source']} line {letter['line']}: "
             f"{letter['text'][:100]!r}; all are in {dead_letter_path}"
         )
