@@ -249,7 +249,9 @@ def test_as_many_bad_rows_as_the_limit_pass_and_one_more_stops_the_run(log, tmp_
     result = preprocess(make_config(path, **data), 1, str(tmp_path / "ok"), str(tmp_path / "ok.dead"), LATEST_S)
     assert (result.rows, result.bad_rows) == (1000, {reason: most} if most else {})
     write_log(path, to_lines(log[: 999 - most]) + [BROKEN[4][0]] * (most + 1))
-    words = rf"{most + 1} of 1000 rows \({(most + 1) / 1000:.1%}\) are bad, more than data\.max_bad_share = {limit:.1%}; "
+    words = (
+        rf"{most + 1} of 1000 rows \({(most + 1) / 1000:.1%}\) are bad, more than data\.max_bad_share = {limit:.1%}; "
+    )
     refuse(path, tmp_path, rf"{words}most often \({most + 1}\): {reason}, e\.g\. .*log\.csv line \d+: '1,,17", **data)
 
 
