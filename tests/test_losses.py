@@ -1,4 +1,4 @@
-"""The metric hinge: worked examples, NumPy re-derivations, finite differences, degenerate false-positive sets."""
+"""The metric hinge, and the loss of every term: worked examples, NumPy re-derivations, finite differences, degenerate sets."""
 
 import itertools
 
@@ -7,10 +7,15 @@ import pytest
 import tensorflow as tf
 from derivatives import B, D, M, T, assert_directional_derivative, directional_error, random_batch
 
-from fp_tfrs.config import LossConfig
+from fp_tfrs import schema
+from fp_tfrs.config import LossConfig, ModelConfig
 from fp_tfrs.learning.losses import metric_hinge, pairwise_similarity, reduce_loss, similarity
+from fp_tfrs.learning.next_item import NextItemLoss
+from fp_tfrs.learning.task import FalsePositiveTask
 
 SIMILARITIES = ("dot", "scaled_dot", "cosine")
+V = 15
+TERMS = ["fp_metric", "fp_adametric", "fp_softmax", "not_to_recommend", "fp_contrastive", "fp_n_pair", "soft_labels"]
 OPTIONS = list(itertools.product(SIMILARITIES, ("of_mean", "per_fp"), ("mean", "sum", "softmax")))
 
 
@@ -96,31 +101,14 @@ def test_metric_hinge_follows_its_equations(kind, hinge, aggregation):
     )
 
 
-@pytest.mark.long
-def test_gradients_of_200_random_batches_are_those_of_finite_differences(record_figure):
-    errors = []
-    for seed in range(200):
-        kind, hinge, aggregation = OPTIONS[seed % len(OPTIONS)]
-        config = LossConfig(similarity=kind, hinge=hinge, aggregation=aggregation, margin=0.3)
-        session, label, fp, probability, weight = random_batch(seed)
-        errors.append(
-            directional_error(
-                lambda: tf.reduce_sum(metric_hinge(session, label, fp, probability, weight, config)),  # noqa: B023
-                [session, label, fp, weight],
-                seed,
-            )
-        )
-    record_figure(
-        "gradient against finite differences", f"{max(errors):.1e} in {len(errors)} batches", "200 batches, 1e-3"
-    )
-    assert max(errors) <= 1e-3
-
-
-@pytest.mark.parametrize("hinge", ["of_mean", "per_fp"])
-def test_hinge_never_falls_as_the_margin_grows(hinge):
-    batch = random_batch()
-    terms = [metric_hinge(*batch, LossConfig(hinge=hinge, margin=margin)).numpy() for margin in (0, 0.3, 1, 3)]
-    assert (np.diff(terms, axis=0) >= 0).all() and (terms[-1] > terms[0]).any()
+@pytest.mark.parametrize("kind, hinge, aggregation", OPTIONS)
+def test_hinge_never_falls_as_the_margin_grows(kind, hinge, aggregation):
+    for seed in range(5):
+        batch = random_batch(seed)
+        margins = sorted(np.random.default_rng(seed).uniform(0, 5, 4))
+        configs = [LossConfig(similarity=kind, hinge=hinge, aggregation=aggregation, margin=m) for m in (0, *margins)]
+        terms = [metric_hinge(*batch, config).numpy() for config in configs]
+        assert (np.diff(terms, axis=0) >= 0).all() and (terms[-1] > terms[0]).any()
 
 
 def test_hinge_of_mean_is_at_most_the_mean_of_hinges():
@@ -147,6 +135,103 @@ def test_an_active_term_pushes_false_positives_away_from_the_session():
     np.testing.assert_allclose(step, -np.einsum("btm,btd->bmd", share, session), atol=1e-9)
 
 
+# --- the whole loss: next item and term
+
+
+@pytest.fixture
+def _double_precision():
+    tf.keras.backend.set_floatx("float64")
+    yield
+    tf.keras.backend.set_floatx("float32")
+
+
+class WholeLoss:
+    """A batch's loss by a method, of session embeddings and of an item table; the last session's last position is padding."""
+
+    def __init__(self, method, seed, n_fp=M, has_fp=True, **options):
+        random = np.random.default_rng(seed)
+        config = ModelConfig(
+            method=method, tower={"embedding_dim": D}, loss=LossConfig(gate_hidden_dim=8, lambda_fp=0.7, **options)
+        )
+        item = np.stack([random.permutation(V)[: T + n_fp] for _ in range(B)]) + schema.FIRST_ITEM_INDEX
+        label, fp = item[:, :T], item[:, T:]
+        label[-1, -1] = schema.PAD_INDEX
+        probability = random.uniform(0.2, 3, (B, T, n_fp)) * (random.uniform(size=(B, T, n_fp)) < 0.7) * has_fp
+        probability[0, 0] = 0
+        self._batch = {
+            schema.LABEL: tf.constant(label),
+            schema.FP_PROBABILITY: tf.constant(probability),
+            schema.LABEL_WEIGHT: tf.constant(random.uniform(size=(B, T))),
+        }
+        self._fp = fp
+        self._task = FalsePositiveTask(config, seed, np.ones(V), np.zeros(V))
+        self._next_item = NextItemLoss(config.next_item, np.ones(V), seed)
+        self._session, self._items = (tf.Variable(random.normal(size=shape)) for shape in ((B, T, D), (V, D)))
+        self.variables = [self._session, self._items, *self._task.trainable_variables]
+        for variable in self.variables[2:]:
+            variable.assign(random.normal(size=variable.shape))
+
+    def __call__(self):
+        def look_up(index):
+            return tf.gather(self._items, tf.maximum(index - schema.FIRST_ITEM_INDEX, 0))
+
+        def next_item(queries, row, extra):
+            return self._next_item(queries, self._items, row, extra)
+
+        return self._task(self._session, self._batch, next_item, look_up(self._batch[schema.LABEL]), look_up(self._fp))
+
+
+def draw_options(random):
+    """Of all that the gradient is the loss's derivative with: hard, reversed and supervised gates are apart."""
+    choices = {
+        "similarity": SIMILARITIES,
+        "hinge": ("of_mean", "per_fp"),
+        "aggregation": ("mean", "sum", "softmax"),
+        "gate": ("sigmoid", "softmax", "softplus", "linear"),
+        "gate_inputs": ("figure", "text"),
+        "denominator": ("active_fp", "all"),
+        "reduction": ("mean", "sum"),
+        "not_to_recommend_form": ("sigmoid", "softmax"),
+    }
+    numbers = {"margin": (0, 3), "fp_logit_margin": (0.3, 4), "contrastive_temperature": (0.1, 2)}
+    drawn = {name: str(random.choice(values)) for name, values in choices.items()}
+    return drawn | {name: random.uniform(*bounds) for name, bounds in numbers.items()}
+
+
+@pytest.mark.long
+def test_gradients_of_200_random_batches_are_those_of_finite_differences(_double_precision, record_figure):
+    errors = []
+    for seed in range(200):
+        loss = WholeLoss(TERMS[seed % len(TERMS)], seed, **draw_options(np.random.default_rng(seed)))
+        errors.append(directional_error(loss, loss.variables, seed))
+    figure = f"{max(errors):.1e} in {len(errors)} batches of {len(TERMS)} methods"
+    record_figure("gradient against finite differences", figure, "200 batches, 1e-3")
+    assert max(errors) <= 1e-3
+
+
+@pytest.mark.parametrize("method", TERMS)
+def test_each_methods_loss_has_the_gradient_of_finite_differences(_double_precision, method):
+    loss = WholeLoss(method, seed=1, margin=3.0)
+    assert_directional_derivative(loss, loss.variables)
+
+
+@pytest.mark.parametrize("n_fp", [0, M])
+@pytest.mark.parametrize("method", TERMS)
+def test_without_false_positives_the_loss_and_its_gradient_are_those_of_the_next_item_alone(
+    _double_precision, method, n_fp
+):
+    values = []
+    for loss in (WholeLoss(method, 3, n_fp, has_fp=False, margin=3.0), WholeLoss("fp_simple", 3, n_fp, has_fp=False)):
+        with tf.GradientTape() as tape:
+            total = loss()
+        gradients = tape.gradient(total, loss.variables, unconnected_gradients="zero")
+        values.append([total, *map(tf.convert_to_tensor, gradients)])
+    with_term, without = values
+    for ours, expected in zip(with_term, without, strict=False):
+        np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-15)
+    assert all(not gradient.numpy().any() for gradient in with_term[len(without) :]), "of the gate"
+
+
 # --- degenerate sets
 
 
@@ -165,7 +250,11 @@ def test_empty_sets_give_no_term_and_no_nan():
 
 def test_no_false_positives_at_all_in_a_batch():
     session, label, _, _, _ = random_batch()
-    none = metric_hinge(
-        session, label, tf.zeros((B, 0, D), tf.float64), tf.zeros((B, T, 0), tf.float64), None, LossConfig()
-    )
-    assert none.shape == (B, T) and not none.numpy().any()
+    fp, probability = tf.zeros((B, 0, D), tf.float64), tf.zeros((B, T, 0), tf.float64)
+    for similarity_kind, hinge, aggregation in OPTIONS:
+        config = LossConfig(similarity=similarity_kind, hinge=hinge, aggregation=aggregation, margin=5.0)
+        with tf.GradientTape() as tape:
+            none = metric_hinge(session, label, fp, probability, None, config)
+        assert none.shape == (B, T) and not none.numpy().any()
+        for gradient in tape.gradient(none, [session, label], unconnected_gradients="zero"):
+            assert not gradient.numpy().any()

@@ -1,3 +1,4 @@
+import collections
 import itertools
 import math
 
@@ -11,11 +12,12 @@ from fp_tfrs.config import CUTOFFS
 from fp_tfrs.errors import RunError
 from fp_tfrs.learning.metrics import METRIC_NAMES, count_ranks, metric_matrix, ranks_from_scores
 from fp_tfrs.learning.scoring import SeenOffsets
+from fp_tfrs.serving.top_items import exclude
 
 
-def oracle(scores, target):
-    """Rank and metrics of one target, by sorting: it comes last among its equals."""
-    order = sorted(range(len(scores)), key=lambda j: (-scores[j], j == target))
+def oracle(scores, target, masked=()):
+    """Rank and metrics of one target, by sorting: masked items come last, and it comes last among its equals."""
+    order = sorted(range(len(scores)), key=lambda j: (j in masked, 0 if j in masked else -scores[j], j == target))
     rank = order.index(target) + 1
     metrics = {}
     for k in CUTOFFS:
@@ -35,20 +37,46 @@ def test_worked_example():
     assert metrics["ndcg@5"][0] == pytest.approx(0.6309, abs=5e-5)
 
 
-def test_agrees_with_sorting_on_random_cases_with_ties(record_figure):
-    rng, n_right = np.random.default_rng(0), 0
-    for _ in range(1000):
-        n_items = int(rng.integers(1, 150))
-        scores = rng.integers(0, rng.integers(1, 40), (3, n_items)).astype(rng.choice(["f4", "f8", "i4"]))
-        target = rng.integers(0, n_items, 3)
-        ranks = ranks_from_scores(scores, target)
+def draw_case(rng, kind):
+    """Scores of 3 sessions, their targets and masked items: ties abound, and K > V where the catalogue is small."""
+    n_items = int(rng.integers(1, 150))
+    n_levels = 1 if kind == "all equal" else rng.integers(1, 40)
+    scores = rng.integers(0, n_levels, (3, n_items)).astype(
+        "f4" if kind == "masked" else rng.choice(["f4", "f8", "i4"])
+    )
+    n_masked = rng.integers(0, n_items + 1) if kind == "masked" else 0
+    masked = np.stack([rng.permutation(n_items)[:n_masked] for _ in range(3)])
+    return scores, rng.integers(0, n_items, 3), masked
+
+
+def test_agrees_with_sorting_on_random_cases(record_figure):
+    rng, n_right, seen = np.random.default_rng(0), 0, collections.Counter()
+    for case in range(1000):
+        kind = ("ties", "ties", "masked", "all equal")[case % 4]
+        scores, target, masked = draw_case(rng, kind)
+        # Masked as in serving: −∞, which nothing that is offered ties with.
+        offered = exclude(tf.constant(scores), tf.constant(masked)).numpy() if kind == "masked" else scores
+        ranks = ranks_from_scores(offered, target)
         metrics = metric_matrix(ranks)
         for row in range(3):
-            rank, expected = oracle(scores[row].tolist(), target[row])
+            rank, expected = oracle(scores[row].tolist(), target[row], set(masked[row].tolist()))
             n_right += int(ranks[row] == rank)
             assert {name: metrics[name][row] for name in expected} == pytest.approx(expected)
-    record_figure("metrics against an oracle", f"{n_right:,} of 3,000 ranks, ties and K > V among them", "1,000 cases")
+            n_items = scores.shape[1]
+            seen[kind, "target masked" if target[row] in masked[row] else "target offered"] += 1
+            seen["K > V"] += n_items < CUTOFFS[-1]
+            if kind == "all equal":  # such scores earn a hit only where every item is one
+                assert [metrics[f"hr@{k}"][row] for k in CUTOFFS] == [n_items <= k for k in CUTOFFS]
+    record_figure("metrics against an oracle", f"{n_right:,} of 3,000 ranks: ties, K > V, masked items", "1,000 cases")
     assert n_right == 3_000
+    assert min(seen.values()) > 100 and len(seen) == 5, seen
+
+
+def test_an_item_that_is_masked_is_no_rival():
+    scores = tf.constant([[0.3, 0.9, 0.1, 0.3], [0.3, 0.9, 0.1, 0.3]])
+    masked = exclude(scores, tf.constant([[1, -1], [1, 3]])).numpy()
+    assert ranks_from_scores(masked, np.array([0, 0])).tolist() == [2, 1]
+    assert ranks_from_scores(masked, np.array([1, 1])).tolist() == [4, 4]
 
 
 def test_metric_bounds():

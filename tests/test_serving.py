@@ -157,16 +157,14 @@ def test_usable_inputs_always_have_a_column(n_rows, n_steps):
         assert inputs.shape == is_abandoned.shape == [n_rows, width]
 
 
-def test_a_thousand_sessions_in_one_request_score_as_the_trained_model(fp_export, record_figure):
+def test_a_thousand_sessions_in_one_request_score_as_the_model(fp_export):
     sessions = draw_sessions(1_000, seed=2)
     answer = fp_export.saved.recommend([s.item_id for s in sessions], [s.is_false_positive for s in sessions])
     every = fp_export.scores([(s.item_id, s.is_false_positive) for s in sessions])
-    difference = np.abs(answer.score - -np.sort(-every)[:, :K]).max() / np.abs(every).max()
-    record_figure("trained model and export, 1,000 sessions", f"{difference:.1e} of the scores", "1e-6, top 20 equal")
     for row, scores in enumerate(every):
         best = np.argsort(-scores, kind="stable")[:K]
         assert_close(answer.score[row], scores[best])
-        assert_close(scores[columns_of(answer, row)], scores[best])
+        assert_close(scores[columns_of(answer, row)], scores[best])  # the same ids, but for ties
         assert len(set(answer.item_id[row])) == K
     assert set(answer.model_version) == {"version 7"}
 

@@ -91,9 +91,12 @@ def when(kill):
 def test_a_training_that_is_killed_twelve_times_ends_as_one_that_is_not(tmp_path, record_figure):
     (tmp_path / "items").write_text("".join(f"item{k:02d}\n" for k in range(N_ITEMS)))
     paths = [write(tmp_path / split, walks(split, count)) for split, count in (("train", 236), ("valid", 40))]
-    tower = {"name": "stamp", "embedding_dim": 8, "dropout_embedding": 0.2}
+    model = {  # whose dropout and negatives a start must not draw anew
+        "tower": {"name": "stamp", "embedding_dim": 8, "dropout_embedding": 0.2},
+        "next_item": {"kind": "sampled_softmax", "negatives": 5},
+    }
     whole, killed = (
-        make_job((paths, tmp_path), tmp_path / name, "one_device", {"tower": tower}, max_epochs=N_EPOCHS, patience=99)
+        make_job((paths, tmp_path), tmp_path / name, "one_device", model, max_epochs=N_EPOCHS, patience=99)
         for name in ("whole", "killed")
     )
     steps = {(epoch, step) for epoch in range(N_EPOCHS) for step in range(N_STEPS)}
