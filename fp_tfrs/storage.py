@@ -98,6 +98,22 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def has_whole_records(path: Path) -> bool:
+    """Does each record of a TFRecord file that isn't packed end within the file?
+
+    To be asked of foreign files before TensorFlow reads them: it makes room for what a length says, and the process dies of
+    one that lies. Packed ones it reads piece by piece.
+    """
+    end, n_bytes = 0, size(path)
+    with open_to_read(path) as file:
+        while length := file.read(8):
+            end += 16 + int.from_bytes(length, "little")  # the length, its checksum, the record, its checksum
+            if end > n_bytes:
+                return False
+            file.seek(end)
+    return True
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name, in its order.
 

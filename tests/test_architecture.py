@@ -37,7 +37,7 @@ ONLY = {
         f"fp_tfrs.{room}": [*SHARED, "fp_tfrs.config_file", *(f"fp_tfrs.{other}" for other in ROOMS[: i + 1])]
         for i, room in enumerate(ROOMS)
     },
-    "fp_tfrs.datasets": [*CONTRACT, "fp_tfrs.datasets", "fp_tfrs.progress", "fp_tfrs.parquet"],
+    "fp_tfrs.datasets": [*CONTRACT, "fp_tfrs.datasets", "fp_tfrs.progress", "fp_tfrs.parquet", "fp_tfrs.storage"],
     "fp_tfrs.data.sessions": CONTRACT,
     "fp_tfrs.data.transform": ["fp_tfrs.schema"],
     "fp_tfrs.towers": [*CONTRACT, "fp_tfrs.towers"],

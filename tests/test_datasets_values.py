@@ -113,3 +113,10 @@ def test_a_session_without_a_user_is_broken_not_skipped(tmp_path):
     (tmp_path / "sessions.idomaar").write_text('event.session\t1\t2\t{} {"subjects":[],"objects":[]}\n')
     with pytest.raises(ValueError, match="session 1 has no user"):
         events_of("thirty_music", None, tmp_path, tmp_path)
+
+
+def test_an_id_that_is_missing_is_broken_and_no_item_called_none(tmp_path):
+    log = pd.DataFrame({"user_id": [1], "session_id": [2], "click_article_id": [None], "click_timestamp": [3]})
+    log.to_parquet(tmp_path / "clicks.parquet")
+    with pytest.raises(ValueError, match="an id is missing"):
+        events_of("globo", None, tmp_path, tmp_path)

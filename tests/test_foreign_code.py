@@ -14,34 +14,66 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from fuzzed_data import EXPERIMENT, SMALL_RUN
+from fuzzed_data_sets import read_prepared, write_prepared
+from fuzzed_records import MANIFEST, RECORDS
 
-from fp_tfrs.data import manifest
+from fp_tfrs import config_file
+from fp_tfrs.config import RunConfig
+from fp_tfrs.data import examples, manifest
 from fp_tfrs.datasets import raw_files
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.experiments import prepared
+from fp_tfrs.experiments.plan import Experiment
 from fp_tfrs.fingerprint import FIRST_PARTY
 
 PROJECT = Path(__file__).parents[1]
 
-# What runs code that it is given, or lets a name choose it: module or function → why none of ours needs it.
+# What runs code that it is given, or lets a name choose it: whole modules; names of modules, wherever below them they stand
+# and whatever they are called here; built-in functions; methods of any object; and arguments.
 FORBIDDEN_MODULES = {
-    "pickle",
-    "cPickle",
-    "_pickle",
-    "cloudpickle",
-    "dill",
-    "joblib",
-    "shelve",
-    "torch",
-    "tarfile",
-    "zipfile",
+    *(
+        "pickle",
+        "cPickle",
+        "_pickle",
+        "cloudpickle",
+        "dill",
+        "joblib",
+        "shelve",
+        "torch",
+        "tarfile",
+        "zipfile",
+        "marshal",
+    ),
+    *("runpy", "imp", "code", "codeop", "pty"),
 }
-FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "execfile"}  # called by name, unlike `model.compile`
-FORBIDDEN_ATTRIBUTES = {
-    *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "yaml.UnsafeLoader", "yaml.FullLoader"),
-    *("os.system", "os.popen", "tempfile.mktemp", "pd.read_pickle", "pd.eval", "np.fromfile"),
-    *("tf.keras.models.load_model", "tf.py_function", "tf.numpy_function", "jinja2.Template"),
+FORBIDDEN_NAMES = {
+    "yaml": {
+        *("load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all", "Loader", "CLoader"),
+        *("FullLoader", "CFullLoader", "UnsafeLoader", "CUnsafeLoader", "Constructor", "FullConstructor"),
+        *("UnsafeConstructor", "YAMLObject"),
+    },
+    "os": {
+        *("system", "popen", "execl", "execle", "execlp", "execlpe", "execv", "execve", "execvp", "execvpe"),
+        *("spawnl", "spawnle", "spawnlp", "spawnlpe", "spawnv", "spawnve", "spawnvp", "spawnvpe", "posix_spawn"),
+    },
+    "subprocess": {"getoutput", "getstatusoutput"},
+    "asyncio": {"create_subprocess_shell"},
+    "builtins": {"eval", "exec", "compile", "__import__"},
+    "importlib": {
+        *("import_module", "reload", "__import__", "spec_from_file_location", "spec_from_loader", "module_from_spec"),
+        *("SourceFileLoader", "SourcelessFileLoader", "ExtensionFileLoader"),
+    },
+    "tempfile": {"mktemp"},
+    "pandas": {"read_pickle", "to_pickle", "eval", "HDFStore", "read_hdf"},
+    "numpy": {"fromfile"},
+    "pyarrow": {"ParquetFile", "read_table", "read_metadata", "read_schema", "ParquetDataset"},
+    "tensorflow": {"load_model", "py_function", "numpy_function", "py_func"},
+    "keras": {"load_model"},
+    "tensorflow_datasets": {"builder_from_directory", "builder_from_directories", "builder_from_files", "from_config"},
+    "jinja2": {"Template"},
 }
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "execfile"}  # by their own names, unlike `model.compile`
 FORBIDDEN_METHODS = {"from_string", "extractall", "read_pickle", "to_pickle", "enable_unsafe_deserialization"}
 FORBIDDEN_KEYWORDS = {"allow_pickle", "shell", "unsafe"}  # unless they are False
 # The places that may, and what keeps them from doing so with what is foreign.
@@ -50,26 +82,54 @@ ALLOWED = {
     ("fp_tfrs/data/packing.py", "marshal"),  # what a run's own workers hand to each other; holds plain values only
     ("fp_tfrs/datasets/prepared.py", "importlib.import_module"),  # a name that is one of datasets.NAMES
     ("pipeline/container.py", "importlib.import_module"),  # one name, which is in the source
-    ("fp_tfrs/parquet.py", "pq.ParquetFile"),  # after pickles in schemas are refused
+    ("pipeline/container.py", "runpy"),  # likewise
+    ("fp_tfrs/parquet.py", "pyarrow.ParquetFile"),  # after pickles in schemas are refused
 }
-ONCE = {"marshal", "importlib.import_module", "pq.ParquetFile", "pq.read_table", "pq.read_metadata", "pq.read_schema"}
+
+
+def imported_in(tree: ast.AST) -> dict[str, str]:
+    """What the names that a module imports stand for, dotted."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                names[name.asname or name.name.split(".")[0]] = name.name if name.asname else name.name.split(".")[0]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.update({name.asname or name.name: f"{node.module}.{name.name}" for name in node.names})
+    return names
+
+
+def dotted_name(node: ast.AST, imported: dict[str, str]) -> str:
+    """What a name or an attribute stands for, also one by `getattr`; "" for another expression."""
+    if isinstance(node, ast.Name):
+        return imported.get(node.id, "")
+    if isinstance(node, ast.Attribute):
+        owner = dotted_name(node.value, imported)
+        return f"{owner}.{node.attr}" if owner else ""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and len(node.args) > 1:
+        owner, attribute = dotted_name(node.args[0], imported), node.args[1]
+        return f"{owner}.{attribute.value if isinstance(attribute, ast.Constant) else '*'}" if owner else ""
+    return ""
 
 
 def forbidden_in(file: Path) -> set[str]:
-    """What a module uses of these."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names} & (FORBIDDEN_MODULES | ONCE)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module.split(".")[0]} & (FORBIDDEN_MODULES | ONCE)
+    """What a module uses of these: a module's name, `module.name`, or the name of what is no module's."""
+    tree = ast.parse(file.read_text("utf-8"))
+    imported, found = imported_in(tree), set()
+    modules = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    dotted = {*modules, *imported.values(), *(dotted_name(node, imported) for node in ast.walk(tree))}
+    for module, *_, name in (name.split(".") for name in dotted if "." in name):
+        if name in FORBIDDEN_NAMES.get(module, ()) or (
+            name == "*" and module in {*FORBIDDEN_NAMES, *FORBIDDEN_MODULES}
+        ):
+            found.add(f"{module}.{name}")
+    found |= {name.split(".")[0] for name in dotted} & FORBIDDEN_MODULES
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found |= {node.id} & FORBIDDEN_CALLS
         elif isinstance(node, ast.Attribute):
-            dotted = ast.unparse(node)
-            found |= {dotted} & (FORBIDDEN_ATTRIBUTES | ONCE)
             found |= {node.attr} & FORBIDDEN_METHODS
         elif isinstance(node, ast.Call):
-            if isinstance(node.func, ast.Name):
-                found |= {node.func.id} & FORBIDDEN_CALLS
             found |= {
                 keyword.arg
                 for keyword in node.keywords
@@ -84,13 +144,44 @@ def test_nothing_of_ours_runs_what_it_reads():
     assert found == ALLOWED
 
 
-def test_the_search_finds_what_it_is_for(tmp_path):
-    lines = ["import pickle", "from dill import loads", "eval('1')", "yaml.load(x)", "np.load(x, allow_pickle=True)",
-             "run(x, shell=a)", "archive.extractall(x)", "np.load(x, allow_pickle=False)", "model.compile(x)"]  # fmt: skip
-    (tmp_path / "a.py").write_text("\n".join(lines))
-    assert forbidden_in(tmp_path / "a.py") == {
-        "pickle", "dill", "eval", "yaml.load", "allow_pickle", "shell", "extractall"
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ("import pickle", "pickle"),
+        ("from dill import loads", "dill"),
+        ("eval('1')", "eval"),
+        ("run = eval", "eval"),
+        ("import yaml\nyaml.load(x)", "yaml.load"),
+        ("import yaml as y\ny.load(x)", "yaml.load"),
+        ("from yaml import unsafe_load", "yaml.unsafe_load"),
+        ("from yaml import unsafe_load as safe_load", "yaml.unsafe_load"),
+        ("from yaml.loader import UnsafeLoader", "yaml.UnsafeLoader"),
+        ("from yaml import loader\nloader.UnsafeLoader(x)", "yaml.UnsafeLoader"),
+        ("from os import system", "os.system"),
+        ("import os as o\nrun = o.system", "os.system"),
+        ("import os\ngetattr(os, 'system')(x)", "os.system"),
+        ("import os\ngetattr(os, x)(y)", "os.*"),
+        ("from os import *", "os.*"),
+        ("def f():\n    from builtins import exec as run", "builtins.exec"),
+        ("from importlib.util import module_from_spec", "importlib.module_from_spec"),
+        ("from importlib import import_module as load", "importlib.import_module"),
+        ("import numpy as n\nn.fromfile(x)", "numpy.fromfile"),
+        ("import tensorflow as tf\ntf.keras.models.load_model(x)", "tensorflow.load_model"),
+        ("from pyarrow import parquet\nparquet.read_table(x)", "pyarrow.read_table"),
+        (
+            "import tensorflow_datasets as tfds\ntfds.builder_from_directory(x)",
+            "tensorflow_datasets.builder_from_directory",
+        ),
+        ("np.load(x, allow_pickle=True)", "allow_pickle"),
+        ("run(x, shell=a)", "shell"),
+        ("archive.extractall(x)", "extractall"),
+        ("import yaml, os\nnp.load(x, allow_pickle=False)\nmodel.compile(x)\nyaml.safe_load(os.name)", None),
+        ("import re\nre.compile(x)\nfrom tensorflow.saved_model import load", None),
+    ],
+)
+def test_the_search_finds_what_it_is_for(tmp_path, lines, found):
+    (tmp_path / "a.py").write_text(lines)
+    assert forbidden_in(tmp_path / "a.py") == ({found} if found else set())
 
 
 class Trap:
@@ -146,6 +237,64 @@ def test_a_pickle_in_an_npz_file_is_not_loaded(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["ranks.npz", "sprung"]
 
 
+MARK = """from pathlib import Path
+import tensorflow_datasets as tfds
+Path(__file__).with_name("sprung").mkdir()
+class Text(tfds.features.Text): pass
+"""
+
+
+@pytest.mark.parametrize("named", ["features", "feature", "legacy", "in text"])
+def test_a_module_that_a_prepared_data_set_names_is_not_imported(tmp_path, monkeypatch, named):
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "sprung_features.py").write_text(MARK)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    folder = write_prepared(tmp_path / "sets")
+    assert [row["item_id"] for row in read_prepared(tmp_path / "sets")] == ["a", "ü"]
+    described = json.loads((folder / "features.json").read_text())
+    trap = {"pythonClassName": "sprung_features.Text", "text": {}}
+    if named == "features":
+        described["pythonClassName"] = "sprung_features.Text"
+    elif named == "feature":
+        described["featuresDict"]["features"]["item_id"] = trap
+    elif named == "legacy":
+        described = {"type": "sprung_features.Text", "content": {}}
+    else:
+        described = {"pythonClassName": described["pythonClassName"], "jsonFeature": {"json": json.dumps({"a": trap})}}
+    (folder / "features.json").write_text(json.dumps(described))
+    with pytest.raises(
+        InputError, match=r"1\.0\.0 can't be used: features\.json .*; delete that folder to have it made anew"
+    ):
+        read_prepared(tmp_path / "sets")
+    assert os.listdir(tmp_path / "modules") == ["sprung_features.py"] and "sprung_features" not in sys.modules
+
+
+@pytest.mark.parametrize("config", ["sprung", "../globo", ".."])
+def test_a_config_that_only_files_have_is_not_looked_for_in_them(tmp_path, config):
+    write_prepared(tmp_path).rename(tmp_path / "globo" / "9.9.9")
+    with pytest.raises(InputError, match=r"data\.source\.config: .* not found for globo; it has none; leave it out"):
+        read_prepared(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"filepathTemplate": "../../other-{SHARD_X_OF_Y}"},
+        {"filepathTemplate": "/etc/passwd-{SHARD_X_OF_Y}"},
+        {"filepathTemplate": "{DATASET}-{SHARD_X_OF_Y}"},
+        {"name": "other"},
+        {"shardLengths": ["1"] * 3},
+    ],
+)
+def test_a_prepared_data_set_names_no_file_outside_of_its_folder(tmp_path, change):
+    folder = write_prepared(tmp_path / "sets")
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["splits"][0].update(change)
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(InputError, match=r"1\.0\.0 can't be used: "):
+        read_prepared(tmp_path / "sets")
+
+
 @pytest.mark.parametrize(
     "path", ["../../etc/passwd", "/etc/passwd", "Split-test/../../x.gz", "Split-test/sessions-1-of-1.gz\n"]
 )
@@ -156,6 +305,32 @@ def test_a_manifest_lists_no_file_outside_of_its_folder(tmp_path, path):
     (tmp_path / manifest.FILE_NAME).write_text(json.dumps({"shards": [shard]}))
     with pytest.raises(InputError, match="is not a manifest of this version"):
         manifest.read(str(tmp_path))
+
+
+def test_a_link_in_place_of_a_listed_file_must_lead_to_the_same_content(tmp_path):
+    """A user may keep shards on another disk; what is not the listed content is refused, whoever put the link there."""
+    (tmp_path / "data" / "Split-test").mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    shard = examples.write_shard(str(tmp_path / "data"), "test", 0, 1, RECORDS)
+    manifest.write(MANIFEST.model_copy(update={"shards": (shard,)}), str(tmp_path / "data"))
+    path = tmp_path / "data" / shard.path
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    assert manifest.verify(str(tmp_path / "data")).shards == (shard,)
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="is not the file that _MANIFEST.json lists"):
+        manifest.verify(str(tmp_path / "data"))
+    examples.write_shard(str(tmp_path / "data"), "test", 0, 1, RECORDS)
+    assert (tmp_path / "secret").read_text() == "secret" and not path.is_symlink()  # nothing is written through it
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/x", ".", "..", "", "a\\b", "films\n", "films\0", "-x", "~"])
+def test_the_names_of_runs_and_experiments_name_folders_inside_their_own(name):
+    for kind, values in ((RunConfig, SMALL_RUN), (Experiment, EXPERIMENT)):
+        assert config_file.parse_values(values, "my.yaml", kind).name == values["name"]
+        with pytest.raises(InputError, match=r"(?s)^my\.yaml: name = .*String should match pattern"):
+            config_file.parse_values({**values, "name": name}, "my.yaml", kind)
 
 
 def test_containers_do_not_run_as_root():

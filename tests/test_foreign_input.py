@@ -5,22 +5,27 @@ import io
 import json
 import urllib.request
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from fuzzed_data_sets import read_prepared, write_prepared
 from tried_model import write_export
 
 from fp_tfrs import schema
-from fp_tfrs.config import DataConfig
+from fp_tfrs.config import DataConfig, SourceConfig
 from fp_tfrs.data import examples, manifest, session_table, sources
 from fp_tfrs.data.events import Tally, read_events
 from fp_tfrs.data.preprocess import preprocess
 from fp_tfrs.data.sources import RawRow
-from fp_tfrs.datasets import raw_files
+from fp_tfrs.data.vocabulary import read_vocabulary
+from fp_tfrs.datasets import prepared, raw_files
 from fp_tfrs.demo import explaining, samples
 from fp_tfrs.errors import InputError, RunError
+from fp_tfrs.experiments.ledger import Ledger, Training
 from fp_tfrs.experiments.plan import Experiment
+from fp_tfrs.experiments.titles import TitlesPlan, read_titles
 from fp_tfrs.serving import client, expectations, metadata, push, rollback, session_files
 from fp_tfrs.serving.request import Request
 from fp_tfrs.serving.saved_model import SavedModel
@@ -111,6 +116,83 @@ def test_a_published_file_whose_first_line_is_no_text(tmp_path, line):
     (tmp_path / "log.csv").write_bytes(line)
     with pytest.raises(InputError, match=r"log\.csv: its first line is no text"):
         raw_files.text_parts(str(tmp_path / "log.csv"), ",")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"asin": None}, "item_id has the value 'None'"),
+        ({"asin": "\ud800"}, "surrogates not allowed"),
+        ({"overall": None}, "must be a string or a"),
+        ({"overall": [4]}, "must be a string or a"),
+        ({"unixReviewTime": 10**30}, "timestamp_ms has the value '10000"),
+        ({"unixReviewTime": float("inf")}, "cannot convert float infinity"),
+        (None, "indices must be integers"),
+    ],
+)
+def test_a_published_value_that_its_feature_does_not_take_is_named(tmp_path, change, said):
+    review = {"reviewerID": "A1", "asin": "B1", "overall": 4.0, "unixReviewTime": 1_394_496_000}
+    changed = "[]" if change is None else json.dumps(review | change)
+    (tmp_path / "Films_5.json").write_text(f"{json.dumps(review)}\n{changed}\n")
+    source = SourceConfig(format="tfds", name="amazon_reviews", config="five_core", data_dir=str(tmp_path / "made"))
+    builder = prepared._find_builder(source)
+    ((read, part),) = builder.find_parts(str(tmp_path))
+    with pytest.raises(InputError, match=rf"Films_5\.json: event 2 of .* is broken: .*{said}.*; fetch it again"):
+        list(builder.numbered(read, part)())
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("metadata.json", b"7", None),  # what it was made of is unknown then
+        ("features.json", b"[" * 9_999, "features.json can't be read"),
+        ("dataset_info.json", b"\xff", "codec can't decode"),
+        ("dataset_info.json", b'{"name": "globo", "version": "2.0.0"}', "do not match"),
+        ("globo-events.tfrecord-00000-of-00001", None, "a record of globo-events.* ends after the file does"),
+        ("globo-events.tfrecord-00000-of-00001", b"no records at all", "ends after the file does"),
+        ("globo-events.tfrecord-00000-of-00001", bytes(96), "can't be read: .*corrupted record"),
+    ],
+)
+def test_a_prepared_data_set_that_is_damaged_is_refused(tmp_path, file, content, said):
+    path = write_prepared(tmp_path) / file
+    if content is None:
+        lie = (2**40).to_bytes(8, "little")
+        content = path.read_bytes() + lie + checksum(lie) + b"abc"
+    path.write_bytes(content)
+    if said is None:
+        assert len(read_prepared(tmp_path)) == 2
+        return
+    with pytest.raises(InputError, match=rf"(?s)globo.* can't be used: .*{said}.*; delete that folder"):
+        read_prepared(tmp_path)
+
+
+def test_half_a_character_of_a_title_is_replaced(tmp_path):
+    (tmp_path / "films.jsonl").write_text(json.dumps({"id": "a", "name": "The\ud800 Bank"}))
+    source = {"format": "jsonl", "files": [str(tmp_path / "films.jsonl")]}
+    plan = TitlesPlan.model_validate({"source": source, "item_id": "id", "title": "name"})
+    assert read_titles(plan, ["a"]) == {"a": "The? Bank"}
+
+
+@pytest.mark.parametrize("change", [{"run": None}, {"other": 1}, {"seconds": "1"}, {"code": "\ud800"}, {"val_mrr": []}])
+def test_a_whole_line_of_a_ledger_that_is_no_training_is_named(tmp_path, change):
+    ledger = Ledger(str(tmp_path))
+    ledger.add("a1", Training(0.5, 3, 1.0, "c0de"))
+    line = {"run": "a2", "val_mrr": 0.5, "best_epoch": 3, "seconds": 1.0, "code": "c0de"}
+    for text in (json.dumps(line | change), "[]", "7", "9" * 5_000, "[" * 99_999):
+        with open(tmp_path / "trainings.jsonl", "a") as file:
+            file.write(f"{text}\n")
+        with pytest.raises(RunError, match=r"trainings\.jsonl: line 2 is no training; delete the line"):
+            ledger.trainings()
+
+
+@pytest.mark.parametrize("history", ["7", "[7]", "{", "[" * 99_999])
+def test_ranks_of_something_else_are_named(tmp_path, history):
+    ledger = Ledger(str(tmp_path))
+    (tmp_path / "ranks").mkdir()
+    for arrays in ({"ranks": [1], "history": history}, {"history": "[]"}, {"ranks": ["x"], "history": "[]"}):
+        np.savez(tmp_path / "ranks" / "a1.npz", **arrays)
+        with pytest.raises(RunError, match=r"a1\.npz holds no judged run; delete it and start again"):
+            ledger.judged("a1")
 
 
 def write_records(path, *records):
@@ -253,6 +335,15 @@ def test_the_data_sets_of_an_experiment_name_folders_inside_its_own(name):
     assert Experiment.model_validate({"name": "e", "title": "t", "data_sets": {"films": {"config": "x"}}, **sections})
     with pytest.raises(ValueError, match="names no folder"):
         Experiment.model_validate({"name": "e", "title": "t", "data_sets": {name: {"config": "x"}}, **sections})
+
+
+@pytest.mark.parametrize("content", [b"", b"a\n\xff\n", b"a\n\nb\n", b"a\nb\na\n", b"a\r\nb\r\n"])
+def test_a_vocabulary_that_no_lookup_could_use_is_refused(tmp_path, content):
+    (tmp_path / "items").write_bytes("a\nü\n".encode())
+    assert read_vocabulary(tmp_path / "items") == ["a", "ü"]
+    (tmp_path / "items").write_bytes(content)
+    with pytest.raises(RunError, match="items has an item twice, an empty line, .* run again"):
+        read_vocabulary(tmp_path / "items")
 
 
 @pytest.mark.e2e

@@ -13,12 +13,22 @@ import traceback
 from collections.abc import Iterator
 
 import fuzzed_data
+import fuzzed_data_sets
+import fuzzed_logs
 import fuzzed_records
+import fuzzed_results
 import fuzzed_serving
 import hypothesis
 import pytest
 
-PARSERS = {**fuzzed_data.PARSERS, **fuzzed_records.PARSERS, **fuzzed_serving.PARSERS}
+PARSERS = {
+    **fuzzed_data.PARSERS,
+    **fuzzed_logs.PARSERS,
+    **fuzzed_data_sets.PARSERS,
+    **fuzzed_records.PARSERS,
+    **fuzzed_results.PARSERS,
+    **fuzzed_serving.PARSERS,
+}
 CASE_S = 20  # of processor time; a case that takes more hangs
 MOST_MEMORY = 6 << 30  # that all of them may add, TensorFlow's own included
 

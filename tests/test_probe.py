@@ -132,8 +132,11 @@ def test_a_warmup_that_would_keep_a_server_from_serving_is_found(export_dir):
         result = probe.examine(str(export_dir))
         assert not result.is_ok and result.message.startswith("warm-up: ")
         assert said in result.message + str(result.request)
-    path.write_bytes(path.read_bytes()[:-1])
-    assert not probe.examine(str(export_dir)).is_ok
+    content = path.read_bytes()
+    for broken in (content[:-1], (2**40).to_bytes(8, "little") + content[8:]):  # the process would die of that length
+        path.write_bytes(broken)
+        result = probe.examine(str(export_dir))
+        assert not result.is_ok and "ends within a record" in result.message
 
 
 def test_a_probe_that_ends_badly_is_a_finding_not_an_exception(tmp_path, monkeypatch):

@@ -16,11 +16,16 @@ def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
     """The ids, in the order of their indices.
 
     Raises:
-        RunError: an id twice, an empty line, or a carriage return, which lookups would take for part of an id.
+        RunError: what is no UTF-8, an id twice, an empty line, or a carriage return, which lookups would take for part of
+            an id.
     """
-    items = storage.read_text(path).removesuffix("\n").split("\n")
-    if len(set(items)) < len(items) or "" in items or any("\r" in item for item in items):
+    try:
+        items = storage.read_text(path).removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        items = []
+    if not items or len(set(items)) < len(items) or "" in items or any("\r" in item for item in items):
         raise RunError(
-            f"{path} has an item twice, an empty line or a carriage return; delete the run's root and run again"
+            f"{path} has an item twice, an empty line, a carriage return or what is no UTF-8; delete the run's root and run "
+            "again"
         )
     return items

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fp_tfrs.datasets.event_log import About, EventLogBuilder, Part, PartReader, find_file
-from fp_tfrs.datasets.raw_files import TablePart, read_table, table_parts
+from fp_tfrs.datasets.raw_files import TablePart, read_table, table_parts, to_id
 from fp_tfrs.errors import InputError
 
 _USERS = 500  # of a part of a history: about 80,000 clicks
@@ -95,7 +95,7 @@ class Ebnerd(EventLogBuilder):
 
 def _read_history(part: TablePart) -> Iterator[dict[str, Any]]:
     for row in read_table(part, _HISTORY):
-        user_id = str(row["user_id"])
+        user_id = to_id(row["user_id"])
         for article, time, read_time, scroll in zip(*(row[column] for column in _HISTORY[1:]), strict=True):
             yield _make_event(user_id, "", article, time, True, True, read_time, scroll)
 
@@ -105,7 +105,7 @@ def _read_behaviors(part: TablePart) -> Iterator[dict[str, Any]]:
         clicked = set(row["article_ids_clicked"] or ())
         is_known = len(clicked) == 1
         read_time, scroll = (row["next_read_time"], row["next_scroll_percentage"]) if is_known else (None, None)
-        ids = str(row["user_id"]), str(row["session_id"])
+        ids = to_id(row["user_id"]), to_id(row["session_id"])
         for article in row["article_ids_inview"]:
             if article in clicked:
                 yield _make_event(*ids, article, row["impression_time"], True, False, read_time, scroll)
@@ -126,7 +126,7 @@ def _make_event(
     return {
         "user_id": user_id,
         "session_id": session_id,
-        "item_id": str(article),
+        "item_id": to_id(article),
         "timestamp_ms": (time - _EPOCH) // _MS,
         "is_click": is_click,
         "is_history": is_history,

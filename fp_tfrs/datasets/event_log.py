@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from fp_tfrs.datasets import SPLIT
@@ -23,6 +24,15 @@ from fp_tfrs.errors import InputError
 
 RAW_FILES = "raw_files"  # in the data set's metadata: name, size and time of each file that it was made of
 _REPORT_ROWS = 10_000
+# What the reader of a part raises on values of other types, or on fields that are not there.
+_BROKEN_ROW = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_TYPES: dict[str, Any] = {
+    "text": str,
+    "b": (bool, np.bool_),
+    "i": int,
+    "f": (int, float),
+}  # of values, by their feature
+_MOST_SHOWN = 100  # characters of a value in a message
 
 Part = TextPart | TablePart
 PartReader = Callable[[Any], Iterator[dict[str, Any]]]
@@ -71,7 +81,7 @@ class EventLogBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
     def find_parts(self, folder: str) -> list[tuple[PartReader, Part]]:
         """The parts of the published files in `folder`, each with the function that makes its events.
 
-        The functions are picklable; what they raise is `InputError`, or `ValueError` for a value of a wrong type.
+        The functions are picklable; what they raise is `InputError`, or what Python does for a value of a wrong type.
 
         Raises:
           InputError: the folder lacks a file.
@@ -103,7 +113,18 @@ class EventLogBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
     ) -> Mapping[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
         parts = self.find_parts(os.fspath(self._folder(dl_manager)))
         self.info.metadata[RAW_FILES] = _states(parts)
-        return {SPLIT: [functools.partial(_number_events, read, part) for read, part in parts]}
+        return {SPLIT: [self.numbered(read, part) for read, part in parts]}
+
+    def numbered(self, read: PartReader, part: Part) -> Callable[[], Iterator[tuple[int, dict[str, Any]]]]:
+        """Makes the events of a part, each with its number; they are sure to fit the features.
+
+        The iterator raises `InputError`: the file is not as published; the message has the event's number.
+        """
+        kinds = {
+            name: "text" if isinstance(kind, tfds.features.Text) else np.dtype(kind).kind
+            for name, kind in self.FEATURES.items()
+        }
+        return functools.partial(_number_events, read, part, kinds)
 
     def _folder(self, dl_manager: tfds.download.DownloadManager) -> Any:
         """The user's folder if it has files, else what is fetched: a folder, or the one file."""
@@ -115,19 +136,34 @@ class EventLogBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
             return dl_manager.download_and_extract(self.url)
 
 
-def _number_events(read: PartReader, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
+def _number_events(read: PartReader, part: Part, kinds: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
     number = -1
     try:
-        for number, event in enumerate(read(part)):
+        for event in read(part):
+            _check_values(event, kinds)
+            number += 1
             yield number, event
             if rows_made and number % _REPORT_ROWS == _REPORT_ROWS - 1:
                 rows_made(_REPORT_ROWS)
     except InputError:
         raise
-    except ValueError as error:
+    except _BROKEN_ROW as error:
         raise InputError(f"{part.path}: event {number + 2} of {part} is broken: {error}; fetch it again") from error
     if rows_made:
         rows_made((number + 1) % _REPORT_ROWS)
+
+
+def _check_values(event: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
+    """Raises ValueError: a value that its feature does not take; TFDS would not say whose it is."""
+    for name, value in event.items():
+        kind = kinds[name]
+        is_fitting = isinstance(value, _TYPES[kind]) and (kind == "b" or not isinstance(value, bool))
+        if kind == "i" and is_fitting:
+            is_fitting = -(2**63) <= value < 2**63
+        if not is_fitting:
+            raise ValueError(f"{name} has the value {str(value)[:_MOST_SHOWN]!r}")
+        if kind == "text" and not value.isascii():
+            value.encode()  # JSON can hold what is no Unicode
 
 
 def _states(parts: list[tuple[PartReader, Part]]) -> list[list[Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fp_tfrs.datasets.event_log import About, EventLogBuilder, Part, PartReader, find_file, find_files
-from fp_tfrs.datasets.raw_files import TablePart, TextPart, read_table, read_text, table_parts, text_parts
+from fp_tfrs.datasets.raw_files import TablePart, TextPart, read_table, read_text, table_parts, text_parts, to_id
 
 _COLUMNS = ("user_id", "session_id", "click_article_id", "click_timestamp")
 _REPACKED = "clicks.parquet"
@@ -68,8 +68,8 @@ def _read_repacked(part: TablePart) -> Iterator[dict[str, Any]]:
 
 def _make_event(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "user_id": str(row["user_id"]),
-        "session_id": str(row["session_id"]),
-        "item_id": str(row["click_article_id"]),
+        "user_id": to_id(row["user_id"]),
+        "session_id": to_id(row["session_id"]),
+        "item_id": to_id(row["click_article_id"]),
         "timestamp_ms": int(row["click_timestamp"]),
     }

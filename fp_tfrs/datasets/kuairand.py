@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fp_tfrs.datasets.event_log import About, EventLogBuilder, Part, PartReader, find_file
-from fp_tfrs.datasets.raw_files import TablePart, TextPart, read_table, read_text, table_parts, text_parts
+from fp_tfrs.datasets.raw_files import TablePart, TextPart, read_table, read_text, table_parts, text_parts, to_id
 
 _LOGS = {
     "pure": ("standard_4_08_to_4_21_pure", "standard_4_22_to_5_08_pure", "random_4_22_to_5_08_pure"),
@@ -95,8 +95,8 @@ def _read_repacked(part: TablePart) -> Iterator[dict[str, Any]]:
 
 def _make_event(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "user_id": str(row["user_id"]),
-        "item_id": str(row["video_id"]),
+        "user_id": to_id(row["user_id"]),
+        "item_id": to_id(row["video_id"]),
         "timestamp_ms": int(row["time_ms"]),
         **{name: bool(int(row[name])) for name in _FLAGS},
         **{name: int(row[name]) for name in _NUMBERS},

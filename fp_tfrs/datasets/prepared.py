@@ -4,6 +4,9 @@ The files lie under `<data_dir>/<name>/<config>/<version>/` as TFDS lays them ou
 and what they were made of beside them. They are read back with that description alone, without the builder. They are
 made anew when a file of `manual_dir` is another one than they were made of.
 
+The folder may come from others. TFDS would import the module of every class that a description names, so that it is read
+here as the plain data that it is; and no name in it leads out of the folder.
+
 TensorFlow Datasets is imported when it is needed: it takes a second, and TensorFlow several.
 """
 
@@ -12,13 +15,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from fp_tfrs import datasets
+from fp_tfrs import datasets, storage
 from fp_tfrs.config import SourceConfig
 from fp_tfrs.errors import InputError
 from fp_tfrs.progress import Progress, say
@@ -26,7 +28,22 @@ from fp_tfrs.progress import Progress, say
 BEAM_BYTES = 1 << 30
 """Published files of more than this are read by one process per core."""
 _BATCH_ROWS = 4_096
-_STORED = {"b": "int64", "i": "int64", "f": "float32", "O": "string"}  # NumPy's kind → a type of tf.train.Example
+_TEXT = "text"
+_STORED = {
+    "int64": "int64",
+    "bool": "int64",
+    "float32": "float32",
+    _TEXT: "string",
+}  # kind → a type of tf.train.Example
+_CLASSES = "tensorflow_datasets.core.features."  # where the classes of features are that TFDS has written down
+_SHARD = re.compile(r"-(\d+)-of-\d+")
+
+
+class _Description(NamedTuple):
+    """What a folder of prepared files says of them. kinds: column → key of `_STORED`; rows: of each file, in order."""
+
+    kinds: dict[str, str]
+    rows: list[int]
 
 
 def prepare(source: SourceConfig) -> list[str]:
@@ -36,8 +53,8 @@ def prepare(source: SourceConfig) -> list[str]:
       source: of `format: tfds`.
 
     Raises:
-      InputError: there is no such data set or config, its published files are missing or do not fit, or the files can't
-        be written.
+      InputError: there is no such data set or config, its published files are missing or do not fit, the files can't be
+        written, or those that are there are none that this has made.
     """
     with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it does
         builder = _find_builder(source)
@@ -53,8 +70,24 @@ def prepare(source: SourceConfig) -> list[str]:
             )
         if not builder.is_prepared() or raw_files not in (None, _made_of(builder)):
             _make(builder, folder, sum(size for _, size, _ in raw_files or ()))
-    split = builder.info.splits[datasets.SPLIT]
-    return [os.fspath(path) for path, length in zip(split.filepaths, split.shard_lengths, strict=True) if length]
+    return _find_files(builder)
+
+
+def _find_files(builder: Any) -> list[str]:
+    """The files that have rows, all of them in the data set's own folder."""
+    data_dir = os.fspath(builder.data_dir)
+    _describe(data_dir)
+    try:
+        split = builder.info.splits[datasets.SPLIT]
+        paths = [os.fspath(path) for path, length in zip(split.filepaths, split.shard_lengths, strict=True) if length]
+    except Exception as error:  # TFDS fills in the pattern of the names, which may be anything
+        raise _unusable(data_dir, f"dataset_info.json has no files of {datasets.SPLIT}: {error}") from error
+    for path in paths:
+        if os.path.dirname(path) != data_dir or not _SHARD.search(os.path.basename(path)):
+            raise _unusable(data_dir, f"dataset_info.json leads to {path}, which is none of its files")
+        if not storage.exists(path):
+            raise _unusable(data_dir, f"{path} is missing")
+    return paths
 
 
 def _find_builder(source: SourceConfig) -> Any:
@@ -63,10 +96,17 @@ def _find_builder(source: SourceConfig) -> Any:
     import tensorflow_datasets as tfds
 
     importlib.import_module(f"fp_tfrs.datasets.{source.name}")  # registers the builder
+    # TFDS looks for a config that the code does not have in files, and would run what they name.
+    configs = list(tfds.builder_cls(source.name).builder_configs)
+    if source.config is not None and source.config not in configs:
+        known = f"there are: {', '.join(configs)}" if configs else "it has none; leave it out"
+        raise InputError(f"data.source.config: {source.config!r} not found for {source.name}; {known}")
+    data_dir = _expand(source.data_dir)
     try:
-        return tfds.builder(source.name, config=source.config, data_dir=_expand(source.data_dir), try_gcs=False)
-    except ValueError as error:
-        raise InputError(f"data.source.config: {str(error).splitlines()[0]}") from error
+        return tfds.builder(source.name, config=source.config, data_dir=data_dir, try_gcs=False)
+    except Exception as error:  # whatever TFDS makes of a dataset_info.json that it has not written
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise _unusable(os.path.join(data_dir or "~/tensorflow_datasets", source.name), reason) from error
 
 
 def _expand(path: str | None) -> str | None:
@@ -81,7 +121,10 @@ def _expand(path: str | None) -> str | None:
 def _made_of(builder: Any) -> Any:
     from fp_tfrs.datasets import event_log
 
-    return builder.info.metadata[event_log.RAW_FILES]
+    try:
+        return builder.info.metadata[event_log.RAW_FILES]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return None  # no metadata.json, or none of ours: made of something else
 
 
 def _make(builder: Any, folder: str | None, n_bytes: int) -> None:
@@ -118,24 +161,63 @@ def _make(builder: Any, folder: str | None, n_bytes: int) -> None:
             event_log.rows_made = None
 
 
-def _open(path: str) -> tuple[Any, int]:
-    """The data set that a file of `prepare` belongs to, and the file's number in it."""
-    import tensorflow_datasets as tfds
+def _unusable(folder: str, reason: str) -> InputError:
+    return InputError(
+        f"the prepared data set {folder} can't be used: {reason}; delete that folder to have it made anew"
+    )
 
-    builder = tfds.builder_from_directory(os.path.dirname(path))
-    return builder, builder.info.splits[datasets.SPLIT].filenames.index(os.path.basename(path))
+
+def _describe(folder: str) -> _Description:
+    """What a folder of prepared files says of them, read without importing anything that it names."""
+    from google.protobuf import json_format
+    from tensorflow_datasets.core.proto import dataset_info_generated_pb2, feature_generated_pb2
+
+    features, info = feature_generated_pb2.Feature(), dataset_info_generated_pb2.DatasetInfo()
+    for name, message in (("features.json", features), ("dataset_info.json", info)):
+        try:
+            json_format.Parse(storage.read_text(os.path.join(folder, name)), message)
+        except (OSError, UnicodeDecodeError, json_format.Error, RecursionError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise _unusable(folder, f"{name} can't be read: {reason}") from error
+    kinds = {name: _kind(folder, name, feature) for name, feature in features.features_dict.features.items()}
+    if not kinds or not features.python_class_name.startswith(_CLASSES):
+        raise _unusable(
+            folder, f"features.json has a {features.python_class_name or 'nameless class'} without features"
+        )
+    rows = [list(split.shard_lengths) for split in info.splits if split.name == datasets.SPLIT]
+    if len(rows) != 1 or min(rows[0], default=0) < 0:
+        raise _unusable(folder, f"dataset_info.json has no files of {datasets.SPLIT}")
+    return _Description(kinds, rows[0])
+
+
+def _kind(folder: str, name: str, feature: Any) -> str:
+    """Key of `_STORED`."""
+    if not feature.python_class_name.startswith(_CLASSES):
+        named = feature.python_class_name or "no class"
+        raise _unusable(folder, f"features.json names {named} for {name!r}, which is no feature of TensorFlow Datasets")
+    kind: str = _TEXT if feature.WhichOneof("content") == "text" else feature.tensor.dtype
+    if kind not in _STORED or feature.tensor.shape.dimensions:
+        raise _unusable(folder, f"features.json has {name!r} as neither a text nor a number of {', '.join(_STORED)}")
+    return kind
 
 
 def column_names(path: str) -> list[str]:
-    """The columns of a file of `prepare`."""
-    builder, _ = _open(path)
-    return list(builder.info.features)
+    """The columns of a file of `prepare`; raises as `count_rows`."""
+    return sorted(_describe(os.path.dirname(path)).kinds)
 
 
 def count_rows(path: str) -> int:
-    """How many rows a file of `prepare` has."""
-    builder, number = _open(path)
-    return int(builder.info.splits[datasets.SPLIT].shard_lengths[number])
+    """How many rows a file of `prepare` has.
+
+    Raises:
+      InputError: what lies beside it does not say so.
+    """
+    folder, name = os.path.split(path)
+    rows = _describe(folder).rows
+    number = _SHARD.search(name)
+    if number is None or int(number[1]) >= len(rows):
+        raise _unusable(folder, f"dataset_info.json does not know {name}")
+    return rows[int(number[1])]
 
 
 def read_rows(path: str, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
@@ -144,22 +226,33 @@ def read_rows(path: str, columns: Sequence[str] | None) -> Iterator[dict[str, An
     Args:
       path: the file.
       columns: read these only; None = all.
+
+    Raises:
+      InputError: the file, or what lies beside it, is none that `prepare` has made.
     """
     import tensorflow as tf
 
-    features = _open(path)[0].info.features
-    names = tuple(features) if columns is None else tuple(columns)
-    kinds = {name: np.dtype(features[name].np_dtype).kind for name in names}
+    folder = os.path.dirname(path)
+    kinds = _describe(folder).kinds
+    names = tuple(sorted(kinds)) if columns is None else tuple(columns)
+    missing = [name for name in names if name not in kinds]
+    if missing:
+        raise _unusable(folder, f"features.json has no {missing[0]!r}")
+    if not storage.has_whole_records(path):
+        raise _unusable(folder, f"a record of {os.path.basename(path)} ends after the file does")
     # Many records at a time: TFDS' own reader parses them one by one, which takes 19 times as long.
-    spec = {name: tf.io.FixedLenFeature((), tf.dtypes.as_dtype(_STORED[kind])) for name, kind in kinds.items()}
+    spec = {name: tf.io.FixedLenFeature((), tf.dtypes.as_dtype(_STORED[kinds[name]])) for name in names}
     batches = tf.data.TFRecordDataset(path).batch(_BATCH_ROWS).map(lambda records: tf.io.parse_example(records, spec))
-    for batch in batches.prefetch(1).as_numpy_iterator():
-        for values in zip(*(_to_list(batch[name], kinds[name]) for name in names)):
-            yield dict(zip(names, values))
+    try:
+        for batch in batches.prefetch(1).as_numpy_iterator():
+            for values in zip(*(_to_list(batch[name], kinds[name]) for name in names)):
+                yield dict(zip(names, values))
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        raise _unusable(folder, f"{os.path.basename(path)} can't be read: {str(error).splitlines()[0]}") from error
 
 
 def _to_list(column: Any, kind: str) -> list[Any]:
-    if kind == "b":
+    if kind == "bool":
         column = column.astype(bool)
     values: list[Any] = column.tolist()
-    return [value.decode() for value in values] if kind == "O" else values
+    return [value.decode() for value in values] if kind == _TEXT else values

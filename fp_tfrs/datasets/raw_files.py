@@ -146,6 +146,17 @@ def read_table(part: TablePart, columns: Sequence[str]) -> Iterator[dict[str, An
         yield values
 
 
+def to_id(value: Any) -> str:
+    """An id as text.
+
+    Raises:
+      ValueError: there is none; as text it would become one more item or visitor, by the name of "None".
+    """
+    if value is None:
+        raise ValueError("an id is missing")
+    return str(value)
+
+
 def _check_columns(path: str, columns: Sequence[str], names: Sequence[str]) -> None:
     missing = [column for column in columns if column not in names]
     if missing:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fp_tfrs.datasets.event_log import Part, PartReader, find_file
-from fp_tfrs.datasets.raw_files import TablePart, read_table, table_parts
+from fp_tfrs.datasets.raw_files import TablePart, read_table, table_parts, to_id
 from fp_tfrs.errors import InputError
 
 _SESSIONS = 20_000  # of a part
@@ -54,6 +54,6 @@ def _make_events(session_id: str, minute: int, items: list[int]) -> Iterator[dic
     for position, item in enumerate(items):
         yield {
             "session_id": session_id,
-            "item_id": str(item),
+            "item_id": to_id(item),
             "timestamp_ms": minute * _MINUTE_MS + position * _CLICK_MS,
         }

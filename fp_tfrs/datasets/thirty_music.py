@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fp_tfrs.datasets.event_log import About, EventLogBuilder, Part, PartReader, find_file
-from fp_tfrs.datasets.raw_files import TextPart, read_text, text_parts
+from fp_tfrs.datasets.raw_files import TextPart, read_text, text_parts, to_id
 
 _COLUMNS = ("kind", "session", "seconds", "objects")
 _JSON = json.JSONDecoder()
@@ -62,12 +62,12 @@ def _read(part: TextPart) -> Iterator[dict[str, Any]]:
         _, end = _JSON.raw_decode(text)
         linked = json.loads(text[end:])
         try:
-            user_id = str(linked["subjects"][0]["id"])
+            user_id = to_id(linked["subjects"][0]["id"])
             for play in linked["objects"]:
                 yield {
                     "user_id": user_id,
                     "session_id": row["session"],
-                    "item_id": str(play["id"]),
+                    "item_id": to_id(play["id"]),
                     "timestamp_ms": (int(row["seconds"]) + int(play["playstart"])) * 1_000,
                     "playtime": _to_float(play.get("playtime")),
                     "playratio": _to_float(play.get("playratio")),

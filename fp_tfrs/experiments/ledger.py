@@ -6,7 +6,7 @@
 
 Runs are named by `plan.run_fingerprint`, so that experiments in one folder share what they have in common. Both are small
 enough to be kept with the project; processes that work side by side append under a lock, and a line that a power cut has
-torn is not read.
+torn is not read. As files that come with a project, they may hold anything.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
+from fp_tfrs.errors import RunError
 from fp_tfrs.experiments.prepared import load_arrays, save_arrays
 from fp_tfrs.learning.training import Record
 
@@ -52,20 +54,27 @@ class Ledger:
         os.makedirs(folder, exist_ok=True)
 
     def trainings(self) -> dict[str, Training]:
-        """Run → what it came to."""
+        """Run → what it came to.
+
+        Raises:
+            RunError: a line is whole, but is no training.
+        """
         found = {}
         if os.path.exists(self._path):
-            with open(self._path, encoding="utf-8") as file:
-                for line in file:
-                    with contextlib.suppress(json.JSONDecodeError):  # torn
-                        values = json.loads(line)
-                        name = values.pop("run")
-                        found[name] = Training(**values)
+            with open(self._path, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    try:
+                        name, training = _to_training(json.loads(line))
+                    except (json.JSONDecodeError, UnicodeDecodeError):
+                        continue  # torn
+                    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+                        raise RunError(f"{self._path}: line {number} is no training; delete the line") from error
+                    found[name] = training
         return found
 
     def add(self, run: str, training: Training) -> None:
         """Notes a finished training; a second time changes nothing."""
-        with open(self._path, "a+", encoding="utf-8") as file:
+        with open(self._path, "a+", encoding="utf-8", errors="replace") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if run in self.trainings():
                 return
@@ -90,13 +99,35 @@ class Ledger:
         save_arrays(self._ranks_path(run), arrays)
 
     def judged(self, run: str) -> Judged:
-        """What `judge` kept."""
-        arrays = load_arrays(self._ranks_path(run))
-        history = json.loads(str(arrays.pop("history")))
-        return Judged(arrays.pop("ranks").astype(np.int64), history, arrays)
+        """What `judge` kept.
+
+        Raises:
+            RunError: the file is damaged, or holds something else.
+        """
+        path = self._ranks_path(run)
+        arrays = load_arrays(path)
+        try:
+            ranks, history = arrays.pop("ranks"), json.loads(str(arrays.pop("history")))
+        except (KeyError, ValueError, RecursionError):
+            ranks, history = np.array(None), None
+        is_whole = ranks.ndim == 1 and ranks.dtype.kind == "i" and all(of.dtype.kind == "f" for of in arrays.values())
+        if not is_whole or not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
+            raise RunError(f"{path} holds no judged run; delete it and start again")
+        return Judged(ranks.astype(np.int64), history, arrays)
 
     def _ranks_path(self, run: str) -> str:
         return os.path.join(self._folder, "ranks", f"{run}.npz")
+
+
+def _to_training(values: dict[str, Any]) -> tuple[str, Training]:
+    """Run and training of a line; raises TypeError and others for what is none."""
+    name, training = values.pop("run"), Training(**values)
+    texts, numbers = (name, training.code), (training.val_mrr, training.best_epoch, training.seconds)
+    if not all(isinstance(text, str) and text.isprintable() for text in texts):  # a report must be able to write them
+        raise TypeError("no text")
+    if not all(type(number) in (int, float) for number in numbers):
+        raise TypeError("no number")
+    return name, training
 
 
 @contextlib.contextmanager

@@ -52,7 +52,8 @@ def read_titles(plan: TitlesPlan, item_ids: Collection[str]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    """The value without the spaces around it; half a character, as JSON can have it, becomes "?", so that it can be written."""
+    return "" if value is None else str(value).strip().encode(errors="replace").decode()
 
 
 def _no_column(path: str, column: str, source: SourceConfig) -> InputError:

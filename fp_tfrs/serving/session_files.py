@@ -166,8 +166,8 @@ def _read_parquet(part: Part) -> Iterator[RawRow]:
 def _read_examples(path: str) -> Iterator[RawRow]:
     import tensorflow as tf
 
-    if not path.endswith(".gz"):
-        _check_lengths(path)
+    if not path.endswith(".gz") and not storage.has_whole_records(path):
+        raise InputError(f"--input {path} can't be read: a record ends after the file does; write it again")
     records = tf.data.TFRecordDataset(path, "GZIP" if path.endswith(".gz") else "")
     try:
         for line, record in enumerate(records.as_numpy_iterator(), 1):
@@ -185,18 +185,6 @@ def _read_examples(path: str) -> Iterator[RawRow]:
             yield RawRow(line, values, "", None)
     except tf.errors.OpError as error:
         raise _unreadable(path, error) from error
-
-
-def _check_lengths(path: str) -> None:
-    """Every record must end within the file: TensorFlow makes room for what a length says, and the process dies of one that
-    lies (packed files it reads piece by piece)."""
-    size, end = storage.size(path), 0
-    with storage.open_to_read(path) as file:
-        while length := file.read(8):
-            end += 16 + int.from_bytes(length, "little")  # the length, its checksum, the record, its checksum
-            if end > size:
-                raise InputError(f"--input {path} can't be read: a record ends after the file does; write it again")
-            file.seek(end)
 
 
 def _unreadable(path: str, error: Exception) -> InputError:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
+from fp_tfrs import storage
 from fp_tfrs.data.sessions import Session
 from fp_tfrs.serving.request import Request
 from fp_tfrs.serving.saved_model import SavedModel
@@ -72,8 +73,10 @@ def read(path: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
 
     Raises:
         tf.errors.OpError, google.protobuf.message.DecodeError: the file is damaged.
-        ValueError: it holds more than MOST_RECORDS, or what is no Predict request.
+        ValueError: it ends within a record, holds more than MOST_RECORDS, or what is no Predict request.
     """
+    if not storage.has_whole_records(path):
+        raise ValueError(f"{path} ends within a record")
     for number, record in enumerate(tf.data.TFRecordDataset(path).as_numpy_iterator()):
         if number == MOST_RECORDS:
             raise ValueError(f"more than {MOST_RECORDS} requests")
