@@ -21,6 +21,8 @@ from fp_tfrs.serving.request import Request
 from fp_tfrs.serving.saved_model import SavedModel
 from pipeline import cli
 
+pytestmark = pytest.mark.e2e
+
 K = 4
 N = 70
 
@@ -210,7 +212,6 @@ def test_what_cannot_be_done_is_said_in_a_line(export, written, capsys):
         recommend(export, written, output="busy")
 
 
-@pytest.mark.e2e
 def test_a_killed_command_ends_as_two_processes_that_nobody_killed(beam_processes, export, rows, tmp_path):
     with open(tmp_path / "in.jsonl", "w") as file:
         for turn in range(1_500):
@@ -246,7 +247,7 @@ def test_a_killed_command_ends_as_two_processes_that_nobody_killed(beam_processe
 @pytest.mark.parametrize(
     ("sessions", "items"),
     [
-        pytest.param(300, 100, marks=pytest.mark.e2e),
+        (300, 100),
         pytest.param(1_000_000, 1_000, marks=pytest.mark.long),
     ],
 )

@@ -62,6 +62,7 @@ def _assert_equal(first, second):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.matrix
 def test_with_lambda_0_every_method_trains_as_fp_simple_bit_for_bit():
     for train, methods in ((_step_eagerly, ("fp_metric", "fp_adametric")), (_fit, ("fp_adametric",))):
         simple = train(_model("fp_simple", clip_norm=0.1))  # a norm that always clips

@@ -13,6 +13,8 @@ from test_serving import POPULARITY, VOCABULARY, Export, L, draw_sessions, run_c
 
 from fp_tfrs.serving import expectations, probe, recommender, warmup
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):

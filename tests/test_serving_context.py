@@ -170,7 +170,11 @@ class Export:
         return np.where([[bool(inputs)] for inputs in used], scores, POPULAR)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+# Each is exported, which takes seconds: one that is told all there is stands for the others.
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "users_and_histories" else pytest.param(name, marks=pytest.mark.matrix) for name in MODELS],
+)
 def export(request, tmp_path_factory):
     return Export(tmp_path_factory.mktemp(request.param), MODELS[request.param])
 

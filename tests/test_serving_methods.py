@@ -85,6 +85,7 @@ def table_of(sessions):
     )
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", CONFIGS)
 def test_validation_and_serving_rank_alike(name, sessions, tmp_path):
     run = run_config(CONFIGS[name])
