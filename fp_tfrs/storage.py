@@ -14,6 +14,7 @@ import glob
 import hashlib
 import io
 import os
+import re
 import shutil
 import uuid
 import zipfile
@@ -84,6 +85,14 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[Any]:
         with contextlib.suppress(OSError):
             remove(attempt)
         raise
+
+
+def remove_attempts(path: Path) -> None:
+    """Deletes what killed `replacing`s of this file have left; nobody else may be writing it."""
+    folder, name = parent(path), os.path.basename(os.fspath(path))
+    for found in list_folder(folder):
+        if re.fullmatch(re.escape(name) + r"\.[0-9a-f]{32}\.tmp", found):
+            remove(os.path.join(folder, found))
 
 
 def _open_to_write(path: str) -> BinaryIO:

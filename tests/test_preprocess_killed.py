@@ -84,6 +84,7 @@ while n_killed < kills:
     shards = 3 + n_killed % 2
     assert finish(start(shards)) == 0
     assert len(manifest.verify(out).shards) == 3 * shards
+    assert not [name for name in os.listdir(folder) if name.endswith(".tmp")]  # beside the dead letters
     names = sorted(os.path.relpath(os.path.join(at, name), out) for at, _, names in os.walk(out) for name in names)
     print(json.dumps([starts_empty, looks_finished, names]), flush=True)
     os.rename(out, os.path.join(folder, f"after-{n_killed}"))

@@ -61,6 +61,17 @@ def test_a_file_is_replaced_whole_or_not_at_all(folder):
     assert (storage.read_text(path), storage.list_folder(folder)) == ("after", ["file"])
 
 
+def test_what_a_killed_writer_has_left_is_removed_and_nothing_else(folder):
+    path, others = os.path.join(folder, "log.jsonl"), ["log.jsonl", "log.jsonl.tmp", "log.jsonl.0.tmp", "other"]
+    for name in [*others, f"log.jsonl.{'0a' * 16}.tmp", f"other.log.jsonl.{'0a' * 16}.tmp"]:
+        storage.write_text(os.path.join(folder, name), "")
+    writer = storage.replacing(path)
+    writer.__enter__()  # and dies
+    storage.remove_attempts(path)
+    assert storage.list_folder(folder) == sorted([*others, f"other.log.jsonl.{'0a' * 16}.tmp"])
+    storage.remove_attempts(os.path.join(folder, "nowhere", "log.jsonl"))
+
+
 def test_what_is_there(folder):
     for name in ("b/2.csv", "b/1.csv", "b/c/deep", "top"):
         storage.make_folder(os.path.dirname(os.path.join(folder, name)))

@@ -69,6 +69,7 @@ def preprocess(
     work_dir = os.path.join(output_dir, WORK_FOLDER)
     try:
         _clear(output_dir)
+        storage.remove_attempts(dead_letter_path)
         storage.make_folder(work_dir)
         storage.make_folder(storage.parent(dead_letter_path))
     except OSError as error:
@@ -100,6 +101,7 @@ def _clear(output_dir: str) -> None:
     path = os.path.join(output_dir, manifest.FILE_NAME)
     if storage.exists(path):
         storage.remove(path)
+    storage.remove_attempts(path)
     for name in (WORK_FOLDER, *(f"Split-{split}" for split in schema.SPLITS)):
         storage.remove_tree(os.path.join(output_dir, name))
 

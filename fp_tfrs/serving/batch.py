@@ -178,6 +178,8 @@ def _exclusive(output_dir: str) -> Iterator[None]:
 def _prepare(output_dir: str, work_dir: str, plan: str) -> None:
     """Keeps what a killed command with the same plan has done; else clears the folder, what says that it is finished first."""
     plan_path = os.path.join(work_dir, _PLAN)
+    for path in (plan_path, *(os.path.join(output_dir, name) for name in (MANIFEST, DEAD_LETTERS))):
+        storage.remove_attempts(path)
     if storage.exists(plan_path) and storage.read_text(plan_path) == plan:
         say("going on from what an earlier command has done")
         return
