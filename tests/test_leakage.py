@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import sys
 
 import hypothesis.strategies as st
 import numpy as np
@@ -226,8 +227,9 @@ def transform(parts, folder):
 
 
 @pytest.mark.e2e
-def test_the_vocabulary_is_of_the_training_sessions_of_500_logs(tmp_path, record_figure):
+def test_the_vocabulary_is_of_the_training_sessions_of_500_logs(tmp_path, monkeypatch, record_figure):
     """Every log has items of its own, so that one run of Transform answers for all; half are divided by time."""
+    monkeypatch.setattr(sys, "argv", sys.argv[:1])  # TFX takes the process's arguments for absl's flags
     parts = {name: [] for name in schema.SPLITS}
     for number, by in zip(range(500), itertools.cycle(["time", "random"])):
         for name, part in divide(make_sessions(draw_log(number), f"{number}:"), by).items():
