@@ -45,6 +45,8 @@ def opened(content: str | BinaryIO) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(content) as file:
             yield file
+    except UnicodeDecodeError as error:  # of a column's name
+        raise pa.ArrowInvalid(f"its schema has a name that is no UTF-8: {error}") from error
     except RuntimeError as error:  # of `_Pickled`, or of pyarrow-hotfix, which Beam puts in its place
         raise pa.ArrowInvalid(str(error).split("\n")[0]) from error
 

@@ -118,9 +118,11 @@ def page(folder: Path) -> Parser:
             answer = b""
             with contextlib.suppress(ConnectionError):
                 connection.sendall(request)
-                # The server drops what it works at when the other side closes, and waits for the rest of half a request.
-                if not select.select([connection], [], [], 1)[0]:
-                    connection.shutdown(socket.SHUT_WR)
+                # The server drops what it works at when the other side closes. It waits for the rest of half a request, and
+                # after an answer for another request.
+                while select.select([connection], [], [], 1)[0] and (block := connection.recv(65_536)):
+                    answer += block
+                connection.shutdown(socket.SHUT_WR)
                 while block := connection.recv(65_536):
                     answer += block
             return answer

@@ -66,6 +66,17 @@ def test_what_is_no_model_server_is_named_in_one_sentence(odd_server, capsys, st
     assert_sentence(run(capsys, "--url", f"http://{target}/", "--name", "m", "--items", "a"), code, said)
 
 
+def test_a_model_without_the_signature_that_a_request_needs_is_named(odd_server, capsys):
+    target, answers = odd_server
+    answers.append(
+        (200, b'{"metadata": {"signature_def": {"signature_def": {"recommend_among": {"inputs": {"item_id": {}}}}}}}')
+    )
+    result = run(capsys, "--url", f"http://{target}/", "--name", "m", "--items", "a")
+    assert_sentence(
+        result, 2, "has no signature recommend, which the request needs; name a model that fp-tfrs exported"
+    )
+
+
 def test_a_server_that_does_not_answer_is_not_waited_for(odd_server, capsys):
     target, _ = odd_server
     late = "did not answer within 0.3 s; ask again, or give it more by --timeout"

@@ -13,7 +13,7 @@ import tensorflow as tf
 from fuzzed_data_sets import read_prepared, write_prepared
 from tried_model import write_export
 
-from fp_tfrs import schema
+from fp_tfrs import schema, storage
 from fp_tfrs.config import DataConfig, SourceConfig
 from fp_tfrs.data import examples, manifest, session_table, sources
 from fp_tfrs.data.events import Tally, read_events
@@ -118,6 +118,26 @@ def test_a_published_file_whose_first_line_is_no_text(tmp_path, line):
         raw_files.text_parts(str(tmp_path / "log.csv"), ",")
 
 
+def test_a_parquet_file_with_a_column_whose_name_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"nämé": [1]}), path)
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xe9x"))
+    with pytest.raises(InputError, match=r"log\.parquet.*UTF-8"):
+        sources.check_source(LOG.model_copy(update={"source": SourceConfig(format="parquet", files=(str(path),))}))
+
+
+@pytest.mark.parametrize(("place", "content"), [(6, b"\x01"), (8, b"\x63"), (4, b"\x74")])
+def test_arrays_that_are_packed_in_a_way_of_others_are_damaged(tmp_path, place, content):
+    """Encrypted, by another compression, and of a later version of zip; in the file's own list of what it holds."""
+    path = tmp_path / "a.npz"
+    np.savez(path, ranks=np.arange(3))
+    whole = path.read_bytes()
+    at = whole.index(b"PK\x01\x02") + 2 + place
+    path.write_bytes(whole[:at] + content + whole[at + 1 :])
+    with pytest.raises(OSError, match=r"a\.npz is damaged"):
+        storage.read_arrays(path)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -146,6 +166,7 @@ def test_a_published_value_that_its_feature_does_not_take_is_named(tmp_path, cha
     [
         ("metadata.json", b"7", None),  # what it was made of is unknown then
         ("features.json", b"[" * 9_999, "features.json can't be read"),
+        ("features.json", b"true", "features.json can't be read"),
         ("dataset_info.json", b"\xff", "codec can't decode"),
         ("dataset_info.json", b'{"name": "globo", "version": "2.0.0"}', "do not match"),
         ("globo-events.tfrecord-00000-of-00001", None, "a record of globo-events.* ends after the file does"),

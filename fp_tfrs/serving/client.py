@@ -89,6 +89,11 @@ class RestClient:
             schema.ALLOWED_ITEM_ID: [list(request.allowed_item_id) or [""]],
             schema.DENIED_ITEM_ID: [list(request.denied_item_id) or [""]],
         }
+        if request.signature not in self._inputs:
+            raise InputError(
+                f"{self.place} has no signature {request.signature}, which the request needs; name a model that fp-tfrs "
+                "exported"
+            )
         inputs = {name: value for name, value in values.items() if name in self._inputs[request.signature]}
         answer = self._ask(":predict", {"signature_name": request.signature, "inputs": inputs})
         with self._as_expected():
