@@ -93,7 +93,7 @@ def run_until_equal(
 ) -> dict[str, Any]:
     """Full softmax until validation MRR@20 has ceased to rise, and the sampled one, by its negatives, until it is as good.
 
-    The full one is the project's, since RecBole's takes hours to its end. RecBole's first epochs show that both learn alike.
+    The full one is the project's, since RecBole's takes hours to its end; RecBole's first epochs are put beside its own.
 
     Args:
         negatives: sampled items of a step, one training for each number.
