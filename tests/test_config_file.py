@@ -31,6 +31,14 @@ SMALLEST = "name: films\ndata: {source: {format: simulated, simulation: {}}, col
         ("name: !!timestamp x\n", "is not YAML"),
         ("name: !!python/object/apply:os.mkdir [made]\n", "could not determine a constructor"),
         (f"{SMALLEST}seed: {'s' * 100_000}\n", "seed = "),
+        (
+            SMALLEST.replace("id: s}", 'id: "\\ud800"}'),
+            r"data\.columns\.session_id: .* has half a character; write the whole one",
+        ),
+        (
+            SMALLEST.replace("id: s}", 'id: s, feedback: {"\\udfff": int}}'),
+            r"data\.columns\.feedback.* has half a character",
+        ),
     ],
 )
 def test_what_is_no_configuration_is_refused_at_once(tmp_path, monkeypatch, text, said):

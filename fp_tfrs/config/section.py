@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import pydantic
@@ -19,6 +20,29 @@ class Section(pydantic.BaseModel):
     """A frozen part of the configuration; unknown keys are refused."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @pydantic.field_validator("*")
+    @classmethod
+    def _is_unicode(cls, value: Any) -> Any:
+        """What JSON and YAML can spell, but no file or record can hold: half of a character of two."""
+        for text in _texts_in(value):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{text[:100]!r} has half a character; write the whole one") from None
+        return value
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """All texts of a field; those of sections in it are their own."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from _texts_in(pair)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts_in(inner)
 
 
 SectionT = TypeVar("SectionT", bound=Section)

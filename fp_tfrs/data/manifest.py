@@ -18,7 +18,7 @@ from fp_tfrs.errors import InputError, RunError
 FILE_NAME = "_MANIFEST.json"
 
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 Time = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # Unix time, up to the year 9999
 Second = Annotated[int, Field(ge=0, lt=253_402_300_800)]
 
