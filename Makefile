@@ -9,7 +9,7 @@ endif
 help:
 	@echo 'make run        simulated log -> trained, judged and pushed model, in runs/quickstart'
 	@echo 'make test       all tests but the long ones'
-	@echo 'make test-unit  the tests without whole pipeline runs, browsers, servers and combinations'
+	@echo 'make test-unit  the tests without whole pipeline runs, browsers, servers, combinations and real data'
 	@echo 'make test-long  the long tests: minutes each, on real data where FP_TFRS_DATA_DIR has it; prints figures'
 	@echo 'make test-forward  test-unit with TFX 1.21, in a Debian 13 of its own: for machines with an older C library, as root'
 	@echo 'make lint       style and types'
@@ -32,7 +32,7 @@ test: setup
 	$(PYTEST) -m 'not long'
 
 test-unit: setup
-	$(PYTEST) -m 'not e2e and not matrix and not long'
+	$(PYTEST) -m 'not e2e and not matrix and not real_data and not long'
 
 # One at a time: they measure time and memory.
 test-long: setup

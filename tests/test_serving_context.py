@@ -327,11 +327,13 @@ def test_a_model_is_not_evaluated_without_the_context_that_it_ranks_by(export, t
         judging.evaluate_export(str(export.directory), str(tmp_path), data, EvaluationConfig(), 1)
 
 
+@pytest.mark.e2e
 def test_the_probe_passes(export):
     result = probe.examine(str(export.directory))
     assert result.is_ok and result.figures["warmup_requests"] == 2 * len(export.sessions), result
 
 
+@pytest.mark.e2e
 def test_the_probe_finds_an_export_that_reads_its_context_otherwise_than_trained(export, tmp_path):
     config, copy = export.run.model, shutil.copytree(export.directory, tmp_path / "export")
 

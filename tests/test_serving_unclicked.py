@@ -212,6 +212,7 @@ def test_a_server_may_leave_the_list_out_as_the_signature_has_a_default(export):
         export.saved.call("recommend", **sent, **{NAME: np.full([3, 1], "", object)})
 
 
+@pytest.mark.matrix
 def test_a_model_without_unclicked_items_takes_none(plain_export, capsys):
     for name, inputs in (("recommend", set()), ("rank", {"target"})):
         assert plain_export.saved.takes(name) == {"item_id", "is_false_positive"} | inputs
@@ -233,6 +234,7 @@ def test_the_command_line_passes_the_list_on(export, capsys):
         assert printed.err == ""
 
 
+@pytest.mark.e2e
 def test_the_probe_passes_and_finds_an_export_that_reads_unclicked_items_otherwise(export, tmp_path):
     result = probe.examine(str(export.directory))
     assert result.is_ok, result
@@ -266,6 +268,7 @@ def test_the_probe_passes_and_finds_an_export_that_reads_unclicked_items_otherwi
         assert not result.is_ok and result.signature == "recommend" and "trained:" in result.message, name
 
 
+@pytest.mark.matrix
 def test_the_export_of_a_model_of_xdm_answers_as_trained(tmp_path):
     run = RunConfig.model_validate(config_values({}))
     model = SessionModel(run.model, V, 3, POPULARITY)
