@@ -136,7 +136,7 @@ class _Products:
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, settings.DIM])])
         def multiply(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             logits = tf.matmul(rows, self._items, transpose_b=True)
-            return tf.matmul(logits, self._items), tf.matmul(logits, rows, transpose_a=True)
+            return tf.matmul(logits, self._items), tf.transpose(tf.matmul(rows, logits, transpose_a=True))
 
         self._multiply = multiply
 
