@@ -16,14 +16,12 @@ def check_inputs(run: RunConfig) -> list[str]:
     """The event log's files; none for a simulated one.
 
     Raises:
-        InputError: a file or a column that the configuration names is not there, nothing depends on what is searched, Beam's
-            workers cannot start, or cannot see a folder of this machine, or the InfraValidator has no containers here.
+        InputError: a file or a column that the configuration names is not there, the schema is none, nothing depends on what is
+            searched, Beam's workers cannot start, or cannot see a folder of this machine, or the InfraValidator has no
+            containers here.
     """
-    schema_file = run.validation.schema_file
-    if schema_file and not storage.exists(schema_file):
-        raise InputError(
-            f"validation.schema_file = {schema_file}: no such file; give a TFDV schema, or null to infer it"
-        )
+    if run.validation.schema_file:
+        _check_schema(run.validation.schema_file)
     start = run.training.warm_start
     if start not in (None, LATEST) and not storage.exists(start):
         raise InputError(f"training.warm_start = {start}: no such folder; give a pushed model's, {LATEST}, or null")
@@ -39,6 +37,19 @@ def check_inputs(run: RunConfig) -> list[str]:
 
         training_job.check_chief()
     return [] if run.data.source.simulation else sources.check_source(run.data)
+
+
+def _check_schema(path: str) -> None:
+    from google.protobuf import text_format
+    from tensorflow_metadata.proto.v0 import schema_pb2
+
+    try:
+        text_format.Parse(storage.read_text(path), schema_pb2.Schema())
+    except (OSError, text_format.ParseError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"validation.schema_file = {path} is no schema: {' '.join(str(error).split())}; give a TFDV schema, or null to "
+            "infer it"
+        ) from None
 
 
 def check_workers(beam: BeamConfig) -> None:

@@ -121,6 +121,14 @@ def test_bad_config_is_one_line_and_exit_code_2(folder, capsys, changes, said):
     assert out == ""
 
 
+def test_a_schema_that_is_none_is_named_before_the_run(folder, capsys):
+    config = write_config(folder, validation={"schema_file": str(folder / "events.csv")})
+    code, _, err = run_cli(capsys, "run", "--quiet", "--config", config, "--root", str(folder / "root"))
+    assert code == 2
+    assert f"validation.schema_file = {folder}/events.csv is no schema: 1:" in err
+    assert err.count("\n") == 1
+
+
 def test_missing_config_is_one_line(folder, capsys):
     code, _, err = run_cli(capsys, "run", "--config", str(folder / "no.yaml"), "--root", str(folder / "root"))
     assert code == 2
