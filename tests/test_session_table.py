@@ -135,6 +135,10 @@ def test_sessions_come_back_with_ids_user_and_history(sessions, files):
     assert table.raw_sessions(VOCABULARY, 30) == expected[:30]
     assert table.raw_sessions(VOCABULARY, 99) == expected
     assert table.raw_sessions(VOCABULARY, 0) == []
+    with pytest.raises(
+        InputError, match=f"have item .* of a vocabulary of {len(VOCABULARY) - 5}; run the Transform step again"
+    ):
+        table.raw_sessions(VOCABULARY[:-5], 99)
     assert {s.history_item_id for s in read_sessions(files).raw_sessions(VOCABULARY, 30)} == {()}
 
 

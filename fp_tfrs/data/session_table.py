@@ -112,7 +112,11 @@ class SessionTable:
         return np.bincount(self.item_index[~self.is_false_positive] - schema.FIRST_ITEM_INDEX, minlength=n_items)
 
     def raw_sessions(self, vocabulary: Sequence[str], most: int) -> list[Session]:
-        """The first `most` sessions with their users' and items' ids."""
+        """The first `most` sessions with their users' and items' ids.
+
+        Raises:
+            InputError: an index beyond the vocabulary.
+        """
         items = _cut(self.item_index, self.length[:most])
         flags = _cut(self.is_false_positive, self.length[:most])
         histories = [self.item_index[:0]] * len(items)
@@ -125,6 +129,12 @@ class SessionTable:
         unclicked, first, end = entries
 
         def ids(indices: np.ndarray) -> tuple[str, ...]:
+            place = indices.max(initial=0) - schema.FIRST_ITEM_INDEX
+            if place >= len(vocabulary):
+                raise InputError(
+                    f"the transformed examples have item {place + 1} of a vocabulary of {len(vocabulary)}; run the Transform "
+                    "step again"
+                )
             return tuple(vocabulary[index - schema.FIRST_ITEM_INDEX] for index in indices)
 
         return [
