@@ -8,7 +8,8 @@ whatever its writer wanted; here it refuses the file.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -49,6 +50,31 @@ def opened(content: str | BinaryIO) -> Iterator[pq.ParquetFile]:
         raise pa.ArrowInvalid(f"its schema has a name that is no UTF-8: {error}") from error
     except RuntimeError as error:  # of `_Pickled`, or of pyarrow-hotfix, which Beam puts in its place
         raise pa.ArrowInvalid(str(error).split("\n")[0]) from error
+
+
+def batches(
+    file: pq.ParquetFile, most_rows: int, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of these columns that the file has (None: all), of these row groups (None: all), so many at a time.
+
+    Each column has a reader of its own: where a damaged page makes a column shorter than the others, pyarrow's reader of
+    several ends the process (`std::bad_alloc`).
+
+    Raises:
+        OSError, pyarrow.ArrowException: it cannot be read.
+    """
+    names = file.schema_arrow.names
+    asked = [name for name in dict.fromkeys(names if columns is None else columns) if name in names]
+    chosen = list(range(file.num_row_groups) if groups is None else groups)
+    left = sum(file.metadata.row_group(k).num_rows for k in chosen) if asked else 0
+    for parts in itertools.zip_longest(*(file.iter_batches(most_rows, chosen, [name]) for name in asked)):
+        if len({0 if part is None else part.num_rows for part in parts}) > 1:
+            raise pa.ArrowInvalid("its columns are not equally long")
+        fields = [field for part in parts for field in part.schema]
+        left -= parts[0].num_rows
+        yield pa.RecordBatch.from_arrays([array for part in parts for array in part.columns], schema=pa.schema(fields))
+    if left:
+        raise pa.ArrowInvalid(f"of its rows {left} are missing")
 
 
 def to_rows(batch: pa.RecordBatch | pa.Table) -> Iterator[tuple[dict[str, Any], str | None]]:

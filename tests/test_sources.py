@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from fp_tfrs.config import DataConfig, SourceConfig
@@ -130,3 +131,30 @@ def test_row_count(tmp_path):
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(b"item,time\n" + b"a,1\n" * 1_000))
     assert count_rows(str(path), SourceConfig(format="csv", files=(str(path),))) == 1_001
+
+
+def test_a_parquet_file_with_a_page_too_few_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"item": [["a"], ["b", "c"], []], "dwell": [1, 2, 3]}).to_parquet(path, compression=None)
+    for name in ("item", "dwell"):
+        column = next(c for c in _columns(path) if c.path_in_schema.split(".")[0] == name)
+        damaged = bytearray(path.read_bytes())
+        assert (
+            damaged[column.data_page_offset + 1] == 0
+        )  # a data page; readers skip those of a kind that they do not know
+        damaged[column.data_page_offset + 1] = 8
+        (tmp_path / "b.parquet").write_bytes(damaged)
+        source = SourceConfig(format="parquet", files=(str(tmp_path / "b.parquet"),))
+        with pytest.raises(InputError, match=r"b\.parquet can't be read.*its columns are not equally long"):
+            list(read_rows(source.files[0], source))
+    damaged = bytearray(path.read_bytes())
+    for column in _columns(path):
+        damaged[column.data_page_offset + 1] = 8
+    (tmp_path / "b.parquet").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"b\.parquet can't be read.*of its rows 3 are missing"):
+        list(read_rows(source.files[0], source))
+
+
+def _columns(path: Path) -> list:
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    return [group.column(k) for k in range(group.num_columns)]

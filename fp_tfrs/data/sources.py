@@ -220,7 +220,7 @@ def _split_fields(text: str, separator: str) -> list[str] | None:
 def _read_parquet(path: str, columns: Sequence[str] | None) -> Iterator[RawRow]:
     number = 0
     with storage.open_to_read(path) as content, parquet.opened(content) as file:
-        for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=None if columns is None else list(columns)):
+        for batch in parquet.batches(file, _PARQUET_BATCH_ROWS, columns):
             yield from read_batch(batch, number + 1)
             number += batch.num_rows
 

@@ -155,10 +155,8 @@ def _unpacked(content: BinaryIO, path: str) -> Any:
 
 def _read_parquet(part: Part) -> Iterator[RawRow]:
     with storage.open_to_read(part.path) as content, parquet.opened(content) as file:
-        names = [name for name in COLUMNS if name in file.schema_arrow.names]
-        groups = list(range(part.start, part.end))
         number = part.first_row
-        for batch in file.iter_batches(_BATCH_ROWS, groups, names):
+        for batch in parquet.batches(file, _BATCH_ROWS, COLUMNS, range(part.start, part.end)):
             yield from read_batch(batch, number + 1)
             number += batch.num_rows
 
