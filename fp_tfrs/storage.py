@@ -132,13 +132,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with open_to_read(path) as file, np.load(file) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        RuntimeError,
-    ) as error:  # also of packing unknown here
+    # RuntimeError: a packing that is unknown here
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise OSError(f"{os.fspath(path)} is damaged: {error}") from error
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from fp_tfrs.config import DataConfig, SourceConfig
 from fp_tfrs.data.sources import MAX_LINE_BYTES, check_source, count_rows, expand_files, read_rows
+from fp_tfrs.datasets.raw_files import read_table, table_parts
 from fp_tfrs.errors import InputError
 
 
@@ -133,28 +134,25 @@ def test_row_count(tmp_path):
     assert count_rows(str(path), SourceConfig(format="csv", files=(str(path),))) == 1_001
 
 
-def test_a_parquet_file_with_a_page_too_few_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (["item"], "its columns are not equally long"),
+        (["dwell"], "its columns are not equally long"),
+        (["item", "dwell"], "of its rows 3 are missing"),
+    ],
+)
+def test_a_parquet_file_with_a_page_too_few_is_refused(tmp_path, lost, said):
     path = tmp_path / "a.parquet"
     pd.DataFrame({"item": [["a"], ["b", "c"], []], "dwell": [1, 2, 3]}).to_parquet(path, compression=None)
-    for name in ("item", "dwell"):
-        column = next(c for c in _columns(path) if c.path_in_schema.split(".")[0] == name)
-        damaged = bytearray(path.read_bytes())
-        assert (
-            damaged[column.data_page_offset + 1] == 0
-        )  # a data page; readers skip those of a kind that they do not know
-        damaged[column.data_page_offset + 1] = 8
-        (tmp_path / "b.parquet").write_bytes(damaged)
-        source = SourceConfig(format="parquet", files=(str(tmp_path / "b.parquet"),))
-        with pytest.raises(InputError, match=r"b\.parquet can't be read.*its columns are not equally long"):
-            list(read_rows(source.files[0], source))
-    damaged = bytearray(path.read_bytes())
-    for column in _columns(path):
-        damaged[column.data_page_offset + 1] = 8
-    (tmp_path / "b.parquet").write_bytes(damaged)
-    with pytest.raises(InputError, match=r"b\.parquet can't be read.*of its rows 3 are missing"):
-        list(read_rows(source.files[0], source))
-
-
-def _columns(path: Path) -> list:
-    group = pq.ParquetFile(path).metadata.row_group(0)
-    return [group.column(k) for k in range(group.num_columns)]
+    content, group = bytearray(path.read_bytes()), pq.ParquetFile(path).metadata.row_group(0)
+    for column in map(group.column, range(group.num_columns)):
+        if column.path_in_schema.split(".")[0] in lost:
+            kind = column.data_page_offset + 1
+            assert content[kind] == 0  # a data page; readers skip those of a kind that they do not know
+            content[kind] = 8
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.parquet can't be read.*{said}"):
+        read(path, content, format="parquet")
+    with pytest.raises(InputError, match=rf"a\.parquet can't be read.*{said}"):
+        list(read_table(table_parts(str(path))[0], ["item", "dwell"]))

@@ -176,13 +176,8 @@ def _describe(folder: str) -> _Description:
     for name, message in (("features.json", features), ("dataset_info.json", info)):
         try:
             json_format.Parse(storage.read_text(os.path.join(folder, name)), message)
-        except (
-            OSError,
-            UnicodeDecodeError,
-            json_format.Error,
-            RecursionError,
-            TypeError,
-        ) as error:  # also of no object
+        # TypeError: JSON that is no object
+        except (OSError, UnicodeDecodeError, json_format.Error, RecursionError, TypeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise _unusable(folder, f"{name} can't be read: {reason}") from error
     kinds = {name: _kind(folder, name, feature) for name, feature in features.features_dict.features.items()}

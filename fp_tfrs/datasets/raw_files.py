@@ -137,7 +137,8 @@ def read_table(part: TablePart, columns: Sequence[str]) -> Iterator[dict[str, An
     try:
         with parquet.opened(part.path) as file:
             _check_columns(part.path, columns, file.schema_arrow.names)
-            table = file.read_row_group(part.group, columns=list(columns)).slice(part.start, part.stop - part.start)
+            group = pa.Table.from_batches(parquet.batches(file, part.stop, columns, [part.group]))
+            table = group.slice(part.start, part.stop - part.start)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{part.path} can't be read as parquet: {error}; fetch it again") from error
     for values, broken in parquet.to_rows(table):
