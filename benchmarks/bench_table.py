@@ -3,7 +3,8 @@
 Medians over rounds; a ratio is the median of the rounds' ratios, so that other work on the machine falls on both sides.
 What no way of training by full softmax can do without are the products of logits and their gradients, 6·V·D floating-point
 operations a target; a ranking needs a third of that. The machine's rate is the faster of the two sides' own, at those
-products alone, in the same round.
+products alone, in the same round. What TensorFlow's own operations let reach of it is what the tower and the loss do, each
+alone with its gradients, if all else of a step took no time; it is asked for with whole epochs.
 """
 
 from __future__ import annotations
@@ -72,11 +73,18 @@ def cell_rows(dataset: str, tower: str, share: float, cell: Mapping[str, Any]) -
         f"{machine / flop:,.0f} ({machine / 1e9:.0f} GFLOP/s)",
         times >= 2,
     )
-    ours, theirs = (
-        median(flop * rate(side, "train")(each) / limit(each) for each in rounds) for side in ("full", "recbole")
-    )
+
+    def of_machine(side: str, question: str) -> float:
+        return median(flop * rate(side, question)(each) / limit(each) for each in rounds)
+
+    ours, theirs = of_machine("full", "train"), of_machine("recbole", "train")
+    bare = f"; by tower and loss alone {of_machine('full', 'differentiate'):.0%}" if share == 1 else ""
     yield Row(
-        f"{name}: … of the rate of matrix products", f"{ours:.0%}; RecBole {theirs:.0%}", "≥ 50 %", "100 %", ours >= 0.5
+        f"{name}: … of the rate of matrix products",
+        f"{ours:.0%}; RecBole {theirs:.0%}",
+        "≥ 50 %",
+        f"100 %{bare}",
+        ours >= 0.5,
     )
     times = ratio("sampled", "recbole", "train")
     is_asked = dataset == "diginetica"

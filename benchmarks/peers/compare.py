@@ -59,7 +59,11 @@ def _ask_all(name: str, side: Worker, share: float, n_rows: int) -> Answers:
         # The best of three: what the machine can do.
         "multiply": min((side.ask("multiply", n_rows=n_rows) for _ in range(3)), key=lambda answer: answer["seconds"]),
     }
-    return found if name == "sampled" else {**found, "evaluate": side.ask("evaluate")}  # it ranks as the full one does
+    if name == "sampled":  # it ranks as the full one does
+        return found
+    if name == "full" and share == 1:
+        found["differentiate"] = side.ask("differentiate")
+    return {**found, "evaluate": side.ask("evaluate")}
 
 
 def check_equal_work(facts: Mapping[str, Mapping[str, Any]], targets_per_step: int) -> None:

@@ -25,6 +25,7 @@ from fp_tfrs.learning.lazy_adam import LazyAdam
 from fp_tfrs.learning.metrics import metric_matrix
 from fp_tfrs.learning.model import SessionModel
 from fp_tfrs.learning.ranking import TargetRanking
+from fp_tfrs.towers.inputs import TowerInputs
 
 
 class Ours:
@@ -53,6 +54,7 @@ class Ours:
         self._batch_size = training.batch_size
         self._epoch = 0
         self._products = _Products(tables.n_items)
+        self._gradients = _Gradients(self._model)
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -90,6 +92,27 @@ class Ours:
     def multiply(self, n_rows: int) -> dict[str, Any]:
         return self._products.time(n_rows)
 
+    def differentiate(self) -> dict[str, Any]:
+        """Tower and full softmax with their gradients, each by itself, over batches of the sizes that an epoch has.
+
+        No lookups, no optimizer, no loader, no `fit`: what is left of a step if all of these took no time.
+        """
+        tower_s = loss_s = 0.0
+        n_targets = 0
+        for batch in list(self._batches.epoch(self._epoch)):  # made before the clock runs
+            item_index = batch[schema.ITEM_INDEX]
+            position = batch[schema.LABEL][batch[schema.LABEL] != schema.PAD_INDEX] - schema.FIRST_ITEM_INDEX
+            events = tf.random.normal([*item_index.shape, settings.DIM])
+            sessions = tf.random.normal([len(position), settings.DIM])
+            begin_s = time.perf_counter()
+            self._gradients.of_tower(events, item_index)
+            between_s = time.perf_counter()
+            self._gradients.of_loss(sessions, position)
+            tower_s += between_s - begin_s
+            loss_s += time.perf_counter() - between_s
+            n_targets += len(position)
+        return {"seconds": tower_s + loss_s, "tower_s": tower_s, "loss_s": loss_s, "n_targets": n_targets}
+
     def _count_targets(self, n_steps: int) -> int:
         batches = self._batches.epoch(self._epoch).take(n_steps)
         return sum(int(tf.math.count_nonzero(batch[schema.LABEL])) for batch in batches)
@@ -125,6 +148,31 @@ def training_config(table: SessionTable, model: ModelConfig, targets_per_step: i
 def _refuse_nan(step: int, logs: Mapping[str, float]) -> None:
     if not np.isfinite(logs["loss"]):
         raise RuntimeError(f"the loss is {logs['loss']} at step {step}")
+
+
+class _Gradients:
+    """The model's tower, and its next-item loss, with all gradients: each a graph of its own."""
+
+    def __init__(self, model: SessionModel):
+        weights = model.tower.trainable_variables
+        events, sessions = (tf.TensorSpec([*shape, settings.DIM]) for shape in ([None, None], [None]))
+
+        @tf.function(autograph=False, input_signature=[events, tf.TensorSpec([None, None], tf.int32)])
+        def of_tower(embeddings: tf.Tensor, item_index: tf.Tensor) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch(embeddings)
+                found = model.tower(TowerInputs(embeddings, item_index, None, None, None), training=True)
+            return tape.gradient(found, [embeddings, *weights])
+
+        @tf.function(autograph=False, input_signature=[sessions, tf.TensorSpec([None], tf.int32)])
+        def of_loss(sessions: tf.Tensor, position: tf.Tensor) -> list[tf.Tensor]:
+            items = model.candidates()
+            with tf.GradientTape() as tape:
+                tape.watch([sessions, items])
+                loss = tf.reduce_mean(model.next_item(sessions, items, position))
+            return [loss, *tape.gradient(loss, [sessions, items])]
+
+        self.of_tower, self.of_loss = of_tower, of_loss
 
 
 class _Products:
