@@ -101,7 +101,7 @@ def test_sr_gnn_follows_its_equations(edge_weight, session):
 def _rows(session, t, edge_weight="once"):
     """For the nodes of events t and t − 1 in the prefix that ends at t: own, arrivals, departures."""
     weights = weigh_nodes(np.array([session], np.int32), edge_weight)
-    return [[part.numpy()[0, row].tolist() for part in weights] for row in (t, len(session) + t)]
+    return [[part.numpy()[0, row].tolist() for part in weights] for row in (t, len(session) - 1 + t)]
 
 
 def test_the_papers_example_has_its_connections():

@@ -70,9 +70,9 @@ class Ours:
     def train(self, n_steps: int) -> dict[str, Any]:
         n_targets = self._count_targets(n_steps)
         begin_s = time.perf_counter()
-        batches = self._batches.epoch(self._epoch).take(n_steps)
-        guard = tf.keras.callbacks.LambdaCallback(on_train_batch_end=_refuse_nan)  # as `train` has one
-        self._model.fit(batches, verbose=0, callbacks=[guard])
+        batches = self._batches.epoch(self._epoch).repeat()  # and its guard, as `train` has them
+        guard = tf.keras.callbacks.LambdaCallback(on_train_batch_end=_refuse_nan)
+        self._model.fit(batches, steps_per_epoch=min(n_steps, self._batches.n_steps), verbose=0, callbacks=[guard])
         self._epoch += 1
         return {"seconds": time.perf_counter() - begin_s, "n_targets": n_targets}
 

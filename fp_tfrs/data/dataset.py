@@ -70,19 +70,18 @@ class TrainingBatches:
         """The training batches (`schema.py`) of an epoch, counted from 0."""
         seed = np.random.SeedSequence([self._seed, epoch, 1]).generate_state(1)[0]
 
-        def batch(step: tf.Tensor, rows: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._make(rows, tf.stack([tf.constant(int(seed), tf.int64), step]))
-
-        return _prepare_ahead(self._steps(epoch).enumerate().map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+        rows = self._steps(epoch)
+        seeds = np.stack([np.full(self.n_steps, seed, np.int64), np.arange(self.n_steps)], 1)
+        steps = tf.data.Dataset.from_tensor_slices((rows, seeds))
+        return _prepare_ahead(steps.map(self._make, num_parallel_calls=tf.data.AUTOTUNE))
 
     def session_ids(self, epoch: int, step: int) -> list[str]:
         """The sessions of a batch, by its epoch and step counted from 0."""
-        for rows in self._steps(epoch).skip(step).take(1):
-            return [name.decode(errors="replace") for name in self._session_id[rows.numpy()]]
-        return []
+        rows = self._steps(epoch)[step]
+        return [name.decode(errors="replace") for name in self._session_id[rows.numpy()]]
 
-    def _steps(self, epoch: int) -> tf.data.Dataset:
-        """<int32>[B] rows of the table, a batch each: sessions of similar length together, else in random order."""
+    def _steps(self, epoch: int) -> tf.RaggedTensor:
+        """<int32>[steps, (B)] rows of the table, a batch each: sessions of similar length together, else in random order."""
         order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
         bucket = np.digitize(self._n_inputs[order], self._bounds)
         size = self._training.batch_size
@@ -90,8 +89,7 @@ class TrainingBatches:
         batches = [found[begin : begin + size] for found in places for begin in range(0, len(found), size)]
         # A batch comes when its last session does, one that never fills up at the end.
         batches.sort(key=lambda batch: batch[-1] if len(batch) == size else len(order))
-        rows = tf.RaggedTensor.from_row_lengths(order[np.concatenate(batches)], [len(batch) for batch in batches])
-        return tf.data.Dataset.from_tensor_slices(rows)
+        return tf.RaggedTensor.from_row_lengths(order[np.concatenate(batches)], [len(batch) for batch in batches])
 
     def _batch(self, rows: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         method = self._method
@@ -274,10 +272,11 @@ def _prepare_ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Makes the next batches on other threads while one is used.
 
     Without tf.data's autotuning: its thread keeps the end of every epoch waiting for as much as a second, a third of a small
-    log's epoch, and a pipeline of one stage has nothing to tune.
+    log's epoch, and a pipeline of one stage has nothing to tune. Nor to rewrite, which takes a quarter of an epoch's start.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
     return batches.prefetch(2).with_options(options)
 
 

@@ -125,10 +125,10 @@ class Devices:
             )
 
     def share_out(self, batches: tf.data.Dataset) -> Any:
-        """The batches as `fit` takes them, without an end if there are several devices: of each batch, a device gets every
-        n-th session, none if there are too few. All are padded alike."""
+        """The batches as `fit` takes them, without an end: of each batch, one of several devices gets every n-th session, none
+        if there are too few. All are padded alike."""
         if not self.has_strategy:
-            return batches
+            return batches.repeat()  # of batches with an end `fit` starts two iterators, and one takes as long as half a step
         n_replicas = self.n_replicas
 
         def of_process(context: tf.distribute.InputContext) -> tf.data.Dataset:

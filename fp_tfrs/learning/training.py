@@ -162,8 +162,7 @@ def _run_epochs(
             model.optimizer.learning_rate.assign(training.learning_rate * decay)
             guard = _StopAtNaN(batches, epoch, state.directory if devices.is_chief else None)
             shares = devices.share_out(batches.epoch(epoch))
-            n_steps = batches.n_steps if devices.has_strategy else None  # Keras asks for it where there are several
-            model.fit(shares, steps_per_epoch=n_steps, verbose=0, callbacks=[guard])
+            model.fit(shares, steps_per_epoch=batches.n_steps, verbose=0, callbacks=[guard])
             targets_per_s = batches.n_targets / (time.monotonic() - begin_s)
             # Not from the logs of `fit`, which adds them up over processes.
             figures = {metric.name: float(metric.result()) for metric in model.metrics}

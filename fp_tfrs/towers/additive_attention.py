@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -29,9 +30,10 @@ def past_energies(
         `<float>[B, T, T]`; of the future anything finite.
     """
     n_steps = tf.shape(query)[1]
+    bounds = [block * n_steps // _BLOCKS for block in range(_BLOCKS + 1)]
+    sizes = [end - start for start, end in itertools.pairwise(bounds)]
     rows = []
-    for block in range(_BLOCKS):
-        start, end = block * n_steps // _BLOCKS, (block + 1) * n_steps // _BLOCKS
-        pairs = activation(query[:, start:end, tf.newaxis] + key[:, tf.newaxis, :end])
+    for queries, end in zip(tf.split(query, sizes, 1), bounds[1:], strict=True):
+        pairs = activation(queries[:, :, tf.newaxis] + key[:, tf.newaxis, :end])
         rows.append(tf.pad(tf.squeeze(energy(pairs), -1), [[0, 0], [0, 0], [0, n_steps - end]]))
     return tf.concat(rows, 1)

@@ -25,8 +25,8 @@ from fp_tfrs.towers.inputs import TowerInputs
 class NodeWeights(NamedTuple):
     """For two nodes at each event, how its features and its neighbours' are means of what was seen at events.
 
-    Rows `<float>[B, 2T, T]`: row t is the node of event t in the graph of events ≤ t, row T + t that of event t − 1 in
-    the same graph (row T is void). Columns are events k ≤ t; a row sums to 1, or to 0 if the node has no such edge.
+    Rows `<float>[B, 2T − 1, T]`: row t is the node of event t in the graph of events ≤ t, row T − 1 + t that of event t − 1
+    in the same graph. Columns are events k ≤ t; a row sums to 1, or to 0 if the node has no such edge.
 
     own: k is at the node. arrivals: k − 1 → k is an edge to the node. departures: k − 1 → k is an edge from it.
     """
@@ -39,7 +39,7 @@ class NodeWeights(NamedTuple):
 def weigh_nodes(item_index: tf.Tensor, edge_weight: str, dtype: tf.DType = tf.float32) -> NodeWeights:
     """`<int32>[B, T]` sessions → rows of the normalised connection matrices of all their prefixes.
 
-    For the session 1, 2, 3, 2, 4, item 2 when the session leaves it at the end (row T + 4) has the departures ½ for event 2
+    For the session 1, 2, 3, 2, 4, item 2 when the session leaves it at the end (row T + 3) has the departures ½ for event 2
     (item 3) and ½ for event 4 (item 4), and the arrivals ½ for event 1 (from item 1) and ½ for event 3 (from item 3).
 
     Args:
@@ -54,8 +54,8 @@ def weigh_nodes(item_index: tf.Tensor, edge_weight: str, dtype: tf.DType = tf.fl
         is_same_edge = is_same & tf.roll(is_same, [1, 1], [1, 2]) & is_edge[:, tf.newaxis]
         is_earlier = tf.linalg.set_diag(is_past, tf.zeros([n_steps], tf.bool))
         is_edge &= ~tf.reduce_any(is_same_edge & is_earlier, 2)
-    is_node = tf.concat([is_same, tf.roll(is_same, 1, 1)], 1)
-    is_past = tf.concat([is_past, is_past], 0)
+    is_node = tf.concat([is_same, is_same[:, :-1]], 1)
+    is_past = tf.concat([is_past, is_past[1:]], 0)
 
     def normalise(is_counted: tf.Tensor) -> tf.Tensor:
         count = tf.cast(is_counted & is_past, dtype)
@@ -132,8 +132,10 @@ class SrGnnTower(tf.keras.layers.Layer):
     def call(self, inputs: TowerInputs, training: bool = False) -> tf.Tensor:
         """Sessions → `<float>[B, T, D]` session embeddings, zero at padding."""
         embeddings = self._dropout(inputs.item_embeddings, training=training)
-        come, left = tf.split(self._node_states(embeddings, inputs.item_index), 2, 1)
-        left = tf.roll(left, -1, 1)  # now row k is the node of event k once it is left; the last row is never read
+        states = self._node_states(embeddings, inputs.item_index)
+        n_steps = tf.shape(inputs.item_index)[1]
+        come, left = tf.split(states, [n_steps, n_steps - 1], 1)
+        left = tf.pad(left, [[0, 0], [0, 1], [0, 0]])  # row k: of event k once it is left; the last one is never read
         query = self.query(come)
         to_others = past_energies(query, self.key(left), self.energy, tf.sigmoid)
         to_itself = self.energy(tf.sigmoid(query + self.key(come)))  # [B, T, 1]
@@ -145,7 +147,7 @@ class SrGnnTower(tf.keras.layers.Layer):
         return sessions * tf.cast(inputs.is_item, sessions.dtype)[..., tf.newaxis]
 
     def _node_states(self, embeddings: tf.Tensor, item_index: tf.Tensor) -> tf.Tensor:
-        """`<float>[B, 2T, D]` states of the nodes of `NodeWeights`."""
+        """`<float>[B, 2T − 1, D]` states of the nodes of `NodeWeights`."""
         weights = weigh_nodes(item_index, self._config.edge_weight, embeddings.dtype)
         from_before = tf.matmul(weights.arrivals, tf.roll(self.arrivals(embeddings), 1, 1))
         to_after = tf.matmul(weights.departures, self.departures(embeddings))
