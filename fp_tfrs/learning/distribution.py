@@ -128,7 +128,7 @@ class Devices:
         """The batches as `fit` takes them, without an end: of each batch, one of several devices gets every n-th session, none
         if there are too few. All are padded alike."""
         if not self.has_strategy:
-            return batches.repeat()  # of batches with an end `fit` starts two iterators, and one takes as long as half a step
+            return batches.repeat()  # of batches with an end `fit` starts two iterators, and one takes half a step
         n_replicas = self.n_replicas
 
         def of_process(context: tf.distribute.InputContext) -> tf.data.Dataset:
