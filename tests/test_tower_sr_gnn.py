@@ -106,8 +106,8 @@ def _rows(session, t, edge_weight="once"):
 
 def test_the_papers_example_has_its_connections():
     end, before = _rows([1, 2, 3, 2, 4], 4)
-    assert before == [[0, 0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5, 0], [0, 0, 0.5, 0, 0.5]]
-    assert end == [[0, 0, 0, 0, 1], [0, 0, 0, 0, 1], [0] * 5]
+    assert before == [[0, 0.5, 0, 0.5, 0], [0.5, 0, 0.5, 0, 0], [0, 0, 0.5, 0, 0.5]]
+    assert end == [[0, 0, 0, 0, 1], [0, 0, 0, 1, 0], [0] * 5]
     nodes, _, outgoing = _connect([1, 2, 3, 2, 4], "once")
     assert outgoing[nodes.index(2)].tolist() == [0, 0, 0.5, 0.5]
 
@@ -120,7 +120,7 @@ def test_a_repeated_edge_counts_once_or_each_time():
 
 def test_a_node_joins_the_marks_of_its_events_and_an_edge_keeps_its_own():
     end, _ = _rows([2, 3, 2], 2)
-    assert end == [[0.5, 0, 0.5], [0, 0, 1], [0, 1, 0]]
+    assert end == [[0.5, 0, 0.5], [0, 1, 0], [0, 1, 0]]
 
 
 def test_each_item_is_read_once_as_it_was_left_and_as_often_as_it_occurs():

@@ -28,7 +28,7 @@ class NodeWeights(NamedTuple):
     Rows `<float>[B, 2T − 1, T]`: row t is the node of event t in the graph of events ≤ t, row T − 1 + t that of event t − 1
     in the same graph. Columns are events k ≤ t; a row sums to 1, or to 0 if the node has no such edge.
 
-    own: k is at the node. arrivals: k − 1 → k is an edge to the node. departures: k − 1 → k is an edge from it.
+    own: k is at the node. arrivals: k → k + 1 is an edge to the node. departures: k − 1 → k is an edge from it.
     """
 
     own: tf.Tensor
@@ -40,7 +40,7 @@ def weigh_nodes(item_index: tf.Tensor, edge_weight: str, dtype: tf.DType = tf.fl
     """`<int32>[B, T]` sessions → rows of the normalised connection matrices of all their prefixes.
 
     For the session 1, 2, 3, 2, 4, item 2 when the session leaves it at the end (row T + 3) has the departures ½ for event 2
-    (item 3) and ½ for event 4 (item 4), and the arrivals ½ for event 1 (from item 1) and ½ for event 3 (from item 3).
+    (item 3) and ½ for event 4 (item 4), and the arrivals ½ for event 0 (item 1) and ½ for event 2 (item 3).
 
     Args:
         edge_weight: "once": a repeated edge counts as the first of its kind does; "count": each time.
@@ -48,21 +48,24 @@ def weigh_nodes(item_index: tf.Tensor, edge_weight: str, dtype: tf.DType = tf.fl
     n_steps = tf.shape(item_index)[1]
     is_past = tf.linalg.band_part(tf.ones([n_steps, n_steps], tf.bool), -1, 0)
     is_same = item_index[:, :, tf.newaxis] == item_index[:, tf.newaxis]
-    # Event 0 has no edge, so what tf.roll brings there from the other end counts nowhere.
-    is_edge = tf.broadcast_to(tf.range(n_steps) > 0, tf.shape(item_index))
-    if edge_weight == "once":
-        is_same_edge = is_same & tf.roll(is_same, [1, 1], [1, 2]) & is_edge[:, tf.newaxis]
-        is_earlier = tf.linalg.set_diag(is_past, tf.zeros([n_steps], tf.bool))
-        is_edge &= ~tf.reduce_any(is_same_edge & is_earlier, 2)
+    is_earlier = is_past[:-1, 1:]  # the column's edge than the row's
     is_node = tf.concat([is_same, is_same[:, :-1]], 1)
     is_past = tf.concat([is_past, is_past[1:]], 0)
+    is_edge = is_past[:, 1:]
+    if edge_weight == "once":
+        is_same_edge = is_same[:, 1:, 1:] & is_same[:, :-1, :-1]
+        is_edge &= ~tf.reduce_any(is_same_edge & is_earlier, 2)[:, tf.newaxis]
 
     def normalise(is_counted: tf.Tensor) -> tf.Tensor:
-        count = tf.cast(is_counted & is_past, dtype)
+        count = tf.cast(is_counted, dtype)
         return tf.math.divide_no_nan(count, tf.reduce_sum(count, 2, keepdims=True))
 
-    is_edge = is_edge[:, tf.newaxis]
-    return NodeWeights(normalise(is_node), normalise(is_node & is_edge), normalise(tf.roll(is_node, 1, 2) & is_edge))
+    arrivals, departures = is_node[..., 1:] & is_edge, is_node[..., :-1] & is_edge
+    return NodeWeights(
+        normalise(is_node & is_past),
+        normalise(tf.pad(arrivals, [[0, 0], [0, 0], [0, 1]])),
+        normalise(tf.pad(departures, [[0, 0], [0, 0], [1, 0]])),
+    )
 
 
 def weigh_last_visits(item_index: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
@@ -134,22 +137,22 @@ class SrGnnTower(tf.keras.layers.Layer):
         embeddings = self._dropout(inputs.item_embeddings, training=training)
         states = self._node_states(embeddings, inputs.item_index)
         n_steps = tf.shape(inputs.item_index)[1]
-        come, left = tf.split(states, [n_steps, n_steps - 1], 1)
-        left = tf.pad(left, [[0, 0], [0, 1], [0, 0]])  # row k: of event k once it is left; the last one is never read
+        come, left = tf.split(states, [n_steps, n_steps - 1], 1)  # row k of left: the node of event k once it is left
         query = self.query(come)
-        to_others = past_energies(query, self.key(left), self.energy, tf.sigmoid)
+        to_others = past_energies(query[:, 1:], self.key(left), self.energy, tf.sigmoid)
         to_itself = self.energy(tf.sigmoid(query + self.key(come)))  # [B, T, 1]
         weight = weigh_last_visits(inputs.item_index, come.dtype)
         at_end = tf.linalg.diag_part(weight)
-        others = tf.linalg.set_diag(weight, tf.zeros_like(at_end))
-        total = tf.matmul(others * to_others, left) + at_end[..., tf.newaxis] * to_itself * come
+        others = tf.linalg.set_diag(weight, tf.zeros_like(at_end))[:, 1:, :-1]
+        total = tf.pad(tf.matmul(others * to_others, left), [[0, 0], [1, 0], [0, 0]])
+        total += at_end[..., tf.newaxis] * to_itself * come
         sessions = self.decoder(tf.concat([total, come], -1))
         return sessions * tf.cast(inputs.is_item, sessions.dtype)[..., tf.newaxis]
 
     def _node_states(self, embeddings: tf.Tensor, item_index: tf.Tensor) -> tf.Tensor:
         """`<float>[B, 2T − 1, D]` states of the nodes of `NodeWeights`."""
         weights = weigh_nodes(item_index, self._config.edge_weight, embeddings.dtype)
-        from_before = tf.matmul(weights.arrivals, tf.roll(self.arrivals(embeddings), 1, 1))
+        from_before = tf.matmul(weights.arrivals, self.arrivals(embeddings))
         to_after = tf.matmul(weights.departures, self.departures(embeddings))
         features = tf.matmul(weights.own, embeddings)
         dim = self._config.embedding_dim
