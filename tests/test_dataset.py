@@ -166,6 +166,15 @@ def test_ranking_targets_are_the_same_for_all_methods_and_each_follows_its_input
     assert got == expected
 
 
+def test_a_ranking_batch_has_sessions_of_similar_length(table):
+    length, sizes = table.length[dataset.ranked_sessions(table)], []
+    for batch in dataset.ranking_batches(table, VANILLA, 7).as_numpy_iterator():
+        of_batch, length = np.split(length, [len(batch[schema.TARGET_INDEX])])
+        assert of_batch[-1] < 2 * of_batch[0]
+        sizes.append(len(of_batch))
+    assert not len(length) and max(sizes) == 7
+
+
 _RANKING = (schema.ITEM_INDEX, schema.TARGET_INDEX, schema.TARGET_POSITION, schema.TARGET_IS_FP)
 
 

@@ -120,7 +120,11 @@ class TrainingBatches:
 def ranking_batches(table: SessionTable, config: ModelConfig, batch_size: int) -> tf.data.Dataset:
     """The ranking batches (`schema.py`) of a split: every target that counts, the same list for every method.
 
-    Sessions go from short to long, and those without a target are left out.
+    Sessions go from short to long, and those without a target are left out. The longest of a batch has less than twice the
+    events of its shortest, so that less than half is padding.
+
+    Args:
+        batch_size: sessions of a batch, at most
 
     Raises:
         InputError: no session has a kept target.
@@ -146,7 +150,13 @@ def ranking_batches(table: SessionTable, config: ModelConfig, batch_size: int) -
             selected[schema.EVENT_INDEX], selected[schema.EVENT_IS_FP] = events
         return selected | found
 
-    steps = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
+    doublings = np.flatnonzero(np.diff(np.frexp(table.length[rows])[1])) + 1
+    sizes = [
+        min(batch_size, len(part) - begin)
+        for part in np.split(rows, doublings)
+        for begin in range(0, len(part), batch_size)
+    ]
+    steps = tf.data.Dataset.from_tensor_slices(tf.RaggedTensor.from_row_lengths(rows, sizes))
     return _prepare_ahead(steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
 
 

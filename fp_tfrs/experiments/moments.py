@@ -56,11 +56,12 @@ def batches_before(
     if not len(event):
         return
     cut = cut_sessions(table, event)
-    order = ranked_sessions(cut)
-    for number, batch in enumerate(ranking_batches(cut, config, _BATCH_SIZE)):
+    order, begin = ranked_sessions(cut), 0
+    for batch in ranking_batches(cut, config, _BATCH_SIZE):
         last = tf.math.count_nonzero(batch[schema.TARGET_INDEX], axis=1, keepdims=True, dtype=tf.int32) - 1
         one = {name: tf.gather(batch[name], last, batch_dims=1) for name in _OF_TARGET & batch.keys()}
-        yield order[number * _BATCH_SIZE :][: len(last)], batch | one
+        yield order[begin : begin + len(last)], batch | one
+        begin += len(last)
 
 
 def session_vectors(model: SessionModel, config: ModelConfig, table: SessionTable, event: np.ndarray) -> SessionVectors:
