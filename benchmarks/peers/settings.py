@@ -12,8 +12,8 @@ from typing import Any
 
 DATASETS = {"movietweetings": 0.1, "diginetica": 0.03}  # and the share of their sessions that validates
 TARGETS_PER_STEP = 2048  # RecBole's default; the project's sessions a batch are chosen so that its mean is this
-# Whole batches of one, of two and of three or four targets: sessions of both logs are short, and the project's default, at most
-# four, would make up to half of a batch padding. RecBole pads every prefix to MAX_PREFIX.
+# Whole batches of one, two, three and four targets: sessions of both logs are short, and the project's default, at most four,
+# would make up to half of a batch padding. RecBole pads every prefix to MAX_PREFIX.
 LENGTH_BUCKETS = (1, 2, 3, 4, 6, 9, 13, 20, 32)
 LEAST_TRAINING_S = 3  # of a round
 MAX_PREFIX = 50  # RecBole's default; longer sessions are cut into pieces, for both sides
