@@ -282,7 +282,7 @@ def _prepare_ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Makes the next batches on other threads while one is used.
 
     Without tf.data's autotuning: its thread keeps the end of every epoch waiting for as much as a second, a third of a small
-    log's epoch, and a pipeline of one stage has nothing to tune. Nor to rewrite, which takes a quarter of an epoch's start.
+    log's epoch, and a pipeline of one stage has nothing to tune. Nor to rewrite, which takes a quarter of an iterator's start.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
