@@ -48,14 +48,19 @@ def softmax_loss(
     sessions, items = tf.convert_to_tensor(session_embeddings), tf.convert_to_tensor(item_embeddings)
     position = tf.identity(position)  # custom gradients in a graph cannot hold an eager tensor
     n_fitting = tf.maximum(max_logit_bytes // (2 * sessions.dtype.size * tf.shape(items, tf.int64)[0]), 1)
-    if extra_log_weight is None:
-        extra_log_weight = tf.fill(tf.shape(sessions)[:1], sessions.dtype.as_numpy_dtype(-np.inf))
-    log_sum = tf.cond(
-        tf.shape(sessions, tf.int64)[0] <= n_fitting,
-        lambda: _add_exp(_log_sum_exp(sessions, items, position), extra_log_weight),
-        lambda: _log_sum_exp_in_chunks(sessions, items, position, extra_log_weight, n_fitting),
-    )
-    return log_sum - tf.reduce_sum(sessions * tf.gather(items, position), -1)
+    extra = None  # beside the target's score
+    if extra_log_weight is not None:
+        extra = extra_log_weight - tf.reduce_sum(sessions * tf.gather(items, position), -1)
+
+    def at_once() -> tf.Tensor:
+        loss = _log_loss(sessions, items, position)
+        return loss if extra is None else _add_exp(loss, extra)
+
+    def in_chunks() -> tf.Tensor:
+        nothing = tf.fill(tf.shape(sessions)[:1], sessions.dtype.as_numpy_dtype(-np.inf))
+        return _log_loss_in_chunks(sessions, items, position, nothing if extra is None else extra, n_fitting)
+
+    return tf.cond(tf.shape(sessions, tf.int64)[0] <= n_fitting, at_once, in_chunks)
 
 
 class DrawnItems(NamedTuple):
@@ -168,7 +173,7 @@ def sampled_softmax_loss(
     # The correction is one more dimension of the dot product.
     sessions = tf.concat([session_embeddings, tf.ones_like(session_embeddings[:, :1])], 1)
     negatives = tf.concat([negative_embeddings, -negative_log_count[:, tf.newaxis]], 1)
-    log_sum = _log_sum_exp(sessions, negatives, is_excluded=is_own)
+    log_sum = _log_sum_exp(sessions, negatives, is_own)
     label_score = tf.reduce_sum(session_embeddings * label_embeddings, -1) - label_log_count
     addends = [label_score, log_sum] if extra_log_weight is None else [label_score, log_sum, extra_log_weight]
     return tf.reduce_logsumexp(tf.stack(addends, -1), -1) - label_score
@@ -213,32 +218,26 @@ def gbce_beta(n_negatives: int, n_items: int, t: float) -> float:
     return alpha * (t * (1 - 1 / alpha) + 1 / alpha)
 
 
-def _softmax_and_log_sum(
-    sessions: tf.Tensor, items: tf.Tensor, position: tf.Tensor | None, is_excluded: tf.Tensor | None = None
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """`softmax_j(e_j · s)` [N, V] and `log Σ_j exp(e_j · s)` [N], without the excluded ones of [N, V].
+def _softmax_and_log_loss(sessions: tf.Tensor, items: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`softmax_j(e_j · s)` [N, V] and its −log at position [N].
 
-    Any score less the logarithm of its probability is the log sum, without another pass over all scores. That of the item
-    at position [N] will do unless its probability is next to nothing; the largest score's is never below 1/V, but to find
-    it takes two passes, as long as the softmax itself. TensorFlow's softmax is its fastest way over the rows.
+    A probability next to nothing is rare, and its logarithm no longer exact: then it is the score's distance to the largest
+    one, whose probability is never below 1/V. To find that takes two passes, as long as the softmax itself, and the scores
+    anew: since nothing else needs them, TensorFlow writes the softmax over them.
     """
-    scores = tf.matmul(sessions, items, transpose_b=True)
-    if is_excluded is not None:
-        # Not −∞: where all are excluded, the softmax stays a number, and the log sum is next to nothing.
-        scores = tf.where(is_excluded, scores.dtype.min, scores)
-    probability = tf.nn.softmax(scores)
+
+    def score() -> tf.Tensor:
+        return tf.matmul(sessions, items, transpose_b=True)
 
     def by_largest() -> tf.Tensor:
-        return tf.reduce_max(scores, 1) - tf.math.log(tf.reduce_max(probability, 1))
+        scores = score()
+        distance = tf.reduce_max(scores, 1) - tf.gather(scores, position, batch_dims=1)
+        return distance - tf.math.log(tf.reduce_max(probability, 1))
 
-    if position is None:
-        return probability, by_largest()
+    probability = tf.nn.softmax(score())
     found = tf.gather(probability, position, batch_dims=1)
-    return probability, tf.cond(
-        tf.reduce_all(found > _LEAST_PROBABILITY),
-        lambda: tf.gather(scores, position, batch_dims=1) - tf.math.log(found),
-        by_largest,
-    )
+    is_exact = tf.reduce_all(found > _LEAST_PROBABILITY)
+    return probability, tf.cond(is_exact, lambda: -tf.math.log(found), by_largest)
 
 
 def _sum_to_items(probability: tf.Tensor, sessions: tf.Tensor) -> tf.Tensor:
@@ -246,22 +245,52 @@ def _sum_to_items(probability: tf.Tensor, sessions: tf.Tensor) -> tf.Tensor:
     return tf.transpose(tf.matmul(sessions, probability, transpose_a=True))
 
 
-def _log_sum_exp(
-    sessions: tf.Tensor, items: tf.Tensor, position: tf.Tensor | None = None, is_excluded: tf.Tensor | None = None
+def _gradient_to_sessions(
+    probability: tf.Tensor, items: tf.Tensor, position: tf.Tensor, upstream: tf.Tensor
 ) -> tf.Tensor:
+    return upstream[:, tf.newaxis] * (tf.matmul(probability, items) - tf.gather(items, position))
+
+
+def _gradient_to_items(
+    probability: tf.Tensor, sessions: tf.Tensor, position: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
+    # The upstream gradient scales the sessions, N · D numbers; TensorFlow's own scales the N · V of the softmax.
+    scaled = upstream[:, tf.newaxis] * sessions
+    return tf.tensor_scatter_nd_sub(_sum_to_items(probability, scaled), position[:, tf.newaxis], scaled)
+
+
+def _log_loss(sessions: tf.Tensor, items: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+    """`<float>[N]` −log softmax_j(e_j · s) at position [N]."""
+
     @tf.custom_gradient
     def whole(sessions: tf.Tensor, items: tf.Tensor):
-        # The upstream gradient scales the sessions, N · D numbers; TensorFlow's own scales the N · V of the softmax.
-        probability, log_sum = _softmax_and_log_sum(sessions, items, position, is_excluded)
+        probability, loss = _softmax_and_log_loss(sessions, items, position)
+
+        def gradient(upstream: tf.Tensor):
+            return (
+                _gradient_to_sessions(probability, items, position, upstream),
+                _gradient_to_items(probability, sessions, position, upstream),
+            )
+
+        return loss, gradient
+
+    return whole(sessions, items)
+
+
+def _log_sum_exp(sessions: tf.Tensor, items: tf.Tensor, is_excluded: tf.Tensor) -> tf.Tensor:
+    """`<float>[N]` log Σ_j exp(e_j · s), without the excluded ones of [N, S]."""
+
+    @tf.custom_gradient
+    def whole(sessions: tf.Tensor, items: tf.Tensor):
+        # Not −∞: where all are excluded, the softmax stays a number, and the log sum is next to nothing.
+        scores = tf.where(is_excluded, sessions.dtype.min, tf.matmul(sessions, items, transpose_b=True))
+        probability = tf.nn.softmax(scores)
 
         def gradient(upstream: tf.Tensor):
             upstream = upstream[:, tf.newaxis]
-            return (
-                upstream * tf.matmul(probability, items),
-                _sum_to_items(probability, upstream * sessions),
-            )
+            return upstream * tf.matmul(probability, items), _sum_to_items(probability, upstream * sessions)
 
-        return log_sum, gradient
+        return tf.reduce_max(scores, 1) - tf.math.log(tf.reduce_max(probability, 1)), gradient
 
     return whole(sessions, items)
 
@@ -271,10 +300,10 @@ def _add_exp(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return a + tf.nn.softplus(b - a)
 
 
-def _log_sum_exp_in_chunks(
+def _log_loss_in_chunks(
     sessions: tf.Tensor, items: tf.Tensor, position: tf.Tensor, extra: tf.Tensor, chunk_size: tf.Tensor
 ) -> tf.Tensor:
-    """`_log_sum_exp` and the extra term, of chunk_size rows at a time; holds no chunk's scores for the gradient.
+    """`_log_loss` and the extra term [N], of chunk_size rows at a time; holds no chunk's scores for the gradient.
 
     The gradient's sums are made with the values, as if the upstream gradient were 1. A mean or sum over targets has the same
     for all of them, which then scales these sums. Otherwise the items' sum is made once more from recomputed scores.
@@ -299,26 +328,25 @@ def _log_sum_exp_in_chunks(
     @tf.custom_gradient
     def chunked(sessions: tf.Tensor, items: tf.Tensor, extra: tf.Tensor):
         def softmax_with_extra(k):
-            probability, log_sum = _softmax_and_log_sum(chunk(sessions, k), items, chunk(position, k))
-            total = _add_exp(log_sum, chunk(extra, k))
-            return probability, total, tf.exp(log_sum - total)  # the items' share of the total, [chunk]
+            probability, loss = _softmax_and_log_loss(chunk(sessions, k), items, chunk(position, k))
+            total = _add_exp(loss, chunk(extra, k))
+            return probability, total, tf.exp(loss - total)  # the items' share of the total, [chunk]
 
-        def value_and_gradient(k, log_sums, shares, to_sessions, to_items):
-            probability, log_sum, share = softmax_with_extra(k)
-            scale = share[:, tf.newaxis]
-            to_chunk = scale * tf.matmul(probability, items)
-            to_items += _sum_to_items(probability, scale * chunk(sessions, k))
-            return log_sums.write(k, log_sum), shares.write(k, share), to_sessions.write(k, to_chunk), to_items
+        def value_and_gradient(k, losses, shares, to_sessions, to_items):
+            probability, loss, share = softmax_with_extra(k)
+            to_chunk = _gradient_to_sessions(probability, items, chunk(position, k), share)
+            to_items += _gradient_to_items(probability, chunk(sessions, k), chunk(position, k), share)
+            return losses.write(k, loss), shares.write(k, share), to_sessions.write(k, to_chunk), to_items
 
         state = (parts([None]), parts([None]), parts([None, sessions.shape[1]]), tf.zeros_like(items))
-        log_sums, shares, to_sessions, to_items = fold(value_and_gradient, state)
+        losses, shares, to_sessions, to_items = fold(value_and_gradient, state)
         share, to_sessions = shares.concat(), to_sessions.concat()
 
         def gradient(upstream: tf.Tensor):
             def items_of_chunk(k, to_items):
                 probability, _, share = softmax_with_extra(k)
-                scale = (chunk(upstream, k) * share)[:, tf.newaxis]
-                return (to_items + _sum_to_items(probability, scale * chunk(sessions, k)),)
+                scale = chunk(upstream, k) * share
+                return (to_items + _gradient_to_items(probability, chunk(sessions, k), chunk(position, k), scale),)
 
             return (
                 upstream[:, tf.newaxis] * to_sessions,
@@ -330,6 +358,6 @@ def _log_sum_exp_in_chunks(
                 upstream * (1 - share),
             )
 
-        return log_sums.concat(), gradient
+        return losses.concat(), gradient
 
     return chunked(sessions, items, extra)
