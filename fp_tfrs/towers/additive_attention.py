@@ -29,11 +29,13 @@ def past_energies(
     Returns:
         `<float>[B, T, T]`; of the future anything finite.
     """
-    n_steps = tf.shape(query)[1]
+    # Not by indexing, whose gradient takes as long as a product.
+    batch, n_steps, n_units = tf.unstack(tf.shape(query))
     bounds = [block * n_steps // _BLOCKS for block in range(_BLOCKS + 1)]
     sizes = [end - start for start, end in itertools.pairwise(bounds)]
     rows = []
     for queries, end in zip(tf.split(query, sizes, 1), bounds[1:], strict=True):
-        pairs = activation(queries[:, :, tf.newaxis] + key[:, tf.newaxis, :end])
+        keys = tf.slice(key, [0, 0, 0], [batch, end, n_units])
+        pairs = activation(tf.expand_dims(queries, 2) + tf.expand_dims(keys, 1))
         rows.append(tf.pad(tf.squeeze(energy(pairs), -1), [[0, 0], [0, 0], [0, n_steps - end]]))
     return tf.concat(rows, 1)

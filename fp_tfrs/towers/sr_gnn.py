@@ -11,6 +11,7 @@ item it comes to, and that of the item it leaves. Any other node of the prefix s
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -132,6 +133,14 @@ class SrGnnTower(tf.keras.layers.Layer):
         self.energy = dense(1, "energy", use_bias=False)  # w
         self.decoder = dense(dim, "decoder", use_bias=True)  # W₄, b
 
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Makes the weights of the layers that are never called."""
+        dim = self._config.embedding_dim
+        for layer, n_units in ((self.arrivals, dim), (self.departures, dim), (self.cell, 2 * dim)):
+            with tf.name_scope(layer.name):
+                layer.build([None, n_units])
+        super().build(input_shape)
+
     def call(self, inputs: TowerInputs, training: bool = False) -> tf.Tensor:
         """Sessions → `<float>[B, T, D]` session embeddings, zero at padding."""
         embeddings = self._dropout(inputs.item_embeddings, training=training)
@@ -139,7 +148,8 @@ class SrGnnTower(tf.keras.layers.Layer):
         n_steps = tf.shape(inputs.item_index)[1]
         come, left = tf.split(states, [n_steps, n_steps - 1], 1)  # row k of left: the node of event k once it is left
         query = self.query(come)
-        to_others = past_energies(query[:, 1:], self.key(left), self.energy, tf.sigmoid)
+        _, queries = tf.split(query, [1, n_steps - 1], 1)
+        to_others = past_energies(queries, self.key(left), self.energy, tf.sigmoid)
         to_itself = self.energy(tf.sigmoid(query + self.key(come)))  # [B, T, 1]
         weight = weigh_last_visits(inputs.item_index, come.dtype)
         at_end = tf.linalg.diag_part(weight)
@@ -150,12 +160,27 @@ class SrGnnTower(tf.keras.layers.Layer):
         return sessions * tf.cast(inputs.is_item, sessions.dtype)[..., tf.newaxis]
 
     def _node_states(self, embeddings: tf.Tensor, item_index: tf.Tensor) -> tf.Tensor:
-        """`<float>[B, 2T − 1, D]` states of the nodes of `NodeWeights`."""
+        """`<float>[B, 2T − 1, D]` states of the nodes of `NodeWeights`.
+
+        The cell's products with a_v are taken of the events, before the means over edges, not of the nodes, which are
+        twice as many. So its equations are here, and its weights alone are Keras'.
+        """
         weights = weigh_nodes(item_index, self._config.edge_weight, embeddings.dtype)
-        from_before = tf.matmul(weights.arrivals, self.arrivals(embeddings))
-        to_after = tf.matmul(weights.departures, self.departures(embeddings))
         features = tf.matmul(weights.own, embeddings)
-        dim = self._config.embedding_dim
-        edges = tf.reshape(tf.concat([from_before, to_after], -1), [-1, 2 * dim])
-        states, _ = self.cell(edges, tf.reshape(features, [-1, dim]))
-        return tf.reshape(states, tf.shape(features))
+        input_bias, state_bias = tf.unstack(self.cell.bias)
+        arrivals_kernel, departures_kernel = tf.split(self.cell.kernel, 2)
+
+        def mean_over_edges(weight: tf.Tensor, layer: tf.keras.layers.Dense, kernel: tf.Tensor) -> tf.Tensor:
+            bias = tf.linalg.matvec(kernel, layer.bias, transpose_a=True)
+            return tf.matmul(weight, tf.tensordot(embeddings, tf.matmul(layer.kernel, kernel), 1) + bias)
+
+        def read_edges() -> tf.Tensor:
+            from_before = mean_over_edges(weights.arrivals, self.arrivals, arrivals_kernel)
+            return from_before + mean_over_edges(weights.departures, self.departures, departures_kernel) + input_bias
+
+        batch, n_nodes, _ = tf.unstack(tf.shape(features))
+        without_edges = functools.partial(tf.broadcast_to, input_bias, [batch, 1, input_bias.shape[0]])
+        from_edges = tf.split(tf.cond(n_nodes == 1, without_edges, read_edges), 3, -1)
+        from_state = tf.split(tf.tensordot(features, self.cell.recurrent_kernel, 1) + state_bias, 3, -1)
+        update, reset = (tf.sigmoid(x + h) for x, h in zip(from_edges[:2], from_state[:2], strict=True))
+        return update * features + (1 - update) * tf.tanh(from_edges[2] + reset * from_state[2])
