@@ -12,6 +12,8 @@ from fp_tfrs.towers import TOWERS, build_tower
 from fp_tfrs.towers.dropout import SeededDropout
 from fp_tfrs.towers.inputs import TowerInputs
 from fp_tfrs.towers.items import ItemTable
+from fp_tfrs.towers.layer_norm import LayerNorm
+from fp_tfrs.towers.sasrec import gelu
 
 DIM = 8
 CONFIGS = {kind().name: kind(embedding_dim=DIM) for kind in typing.get_args(typing.get_args(TowerConfig)[0])}
@@ -103,3 +105,34 @@ def test_dropout_acts_in_training_only_and_scales_up():
     assert (dropout(ones, training=True).numpy() != dropped).any()
     np.testing.assert_array_equal(SeededDropout(0.25, seed=3)(ones, training=True), dropped)
     assert not dropout.weights
+
+
+def test_dropout_of_a_rate_that_is_no_fraction_of_its_levels_keeps_the_mean():
+    dropped = SeededDropout(0.3, seed=3)(tf.ones([999, 999]), training=True).numpy()  # an odd number of values
+    assert abs((dropped == 0).mean() - 0.3) < 0.002
+    assert abs(dropped.mean() - 1) < 0.003
+    nothing_left = SeededDropout(0.9999999, seed=3)(tf.ones([10]), training=True)
+    assert np.isfinite(nothing_left).all()
+
+
+@pytest.mark.parametrize(
+    ("ours", "keras"),
+    [
+        (LayerNorm(epsilon=0.01), tf.keras.layers.LayerNormalization(epsilon=0.01)),
+        (tf.keras.layers.Activation(gelu), tf.keras.layers.Activation(tf.nn.gelu)),
+    ],
+)
+def test_a_layer_with_a_closed_derivative_is_keras_layer(ours, keras):
+    rng = np.random.default_rng(1)
+    x, upstream = (tf.constant(rng.normal(1, 3, [4, 5, 6]), tf.float32) for _ in range(2))
+    found = []
+    for layer in (ours, keras):
+        layer(x)
+        for k, weight in enumerate(layer.trainable_variables):
+            weight.assign(tf.range(1.0, 7) * (k + 1))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        found.append([y, *tape.gradient(y, [x, *layer.trainable_variables], upstream)])
+    for got, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

@@ -6,12 +6,16 @@ options of `SasRecConfig`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 from fp_tfrs.config import SasRecConfig
 from fp_tfrs.towers.dropout import SeededDropout
 from fp_tfrs.towers.inputs import TowerInputs
+from fp_tfrs.towers.layer_norm import LayerNorm
 from fp_tfrs.towers.self_attention import CausalSelfAttention
 
 
@@ -78,7 +82,7 @@ class SelfAttentionBlock(tf.keras.layers.Layer):
         seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(6) >> 1]
         is_code = config.block == "code"
 
-        def dense(units: int, activation: str | None, name: str) -> tf.keras.layers.Dense:
+        def dense(units: int, activation: str | Callable | None, name: str) -> tf.keras.layers.Dense:
             initializer = tf.keras.initializers.GlorotUniform(seeds.pop())
             return tf.keras.layers.Dense(units, activation, kernel_initializer=initializer, dtype=self.dtype, name=name)
 
@@ -98,7 +102,7 @@ class SelfAttentionBlock(tf.keras.layers.Layer):
         self._dropout_attention = dropout(0 if is_code else config.dropout)
         self._dropout_inner = dropout(config.dropout if is_code else 0)
         self._dropout_outer = dropout(config.dropout)
-        self.inner = dense(config.hidden_dim, config.activation, "inner")
+        self.inner = dense(config.hidden_dim, gelu if config.activation == "gelu" else config.activation, "inner")
         self.outer = dense(config.embedding_dim, None, "outer")
         self.attention_norm = _norm(config, self.dtype, "attention_norm")
         self.feed_forward_norm = _norm(config, self.dtype, "feed_forward_norm")
@@ -124,5 +128,20 @@ class SelfAttentionBlock(tf.keras.layers.Layer):
         return y + feed_forward(y)
 
 
-def _norm(config: SasRecConfig, dtype: str, name: str) -> tf.keras.layers.LayerNormalization:
-    return tf.keras.layers.LayerNormalization(epsilon=config.norm_epsilon, dtype=dtype, name=name)
+def _norm(config: SasRecConfig, dtype: str, name: str) -> LayerNorm:
+    return LayerNorm(epsilon=config.norm_epsilon, dtype=dtype, name=name)
+
+
+@tf.custom_gradient
+def gelu(x: tf.Tensor):
+    """x Φ(x) as of `tf.nn.gelu`, Φ the normal distribution; its derivative Φ(x) + x φ(x) from what the value has computed.
+
+    TensorFlow's derivative, op by op, makes it a third slower. Source: GELU, Hendrycks and Gimpel, 2016.
+    """
+    t = x * math.sqrt(0.5)
+    share = 0.5 * tf.math.erf(t) + 0.5
+
+    def gradient(upstream: tf.Tensor):
+        return upstream * (share + t * tf.exp(-tf.square(t)) * (1 / math.sqrt(math.pi)))
+
+    return x * share, gradient

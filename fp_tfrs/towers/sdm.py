@@ -13,6 +13,7 @@ from fp_tfrs.config import SdmConfig
 from fp_tfrs.schema import FIRST_ITEM_INDEX
 from fp_tfrs.towers.dropout import SeededDropout
 from fp_tfrs.towers.inputs import TowerInputs
+from fp_tfrs.towers.layer_norm import LayerNorm
 from fp_tfrs.towers.self_attention import CausalSelfAttention, softmax_over_past
 
 
@@ -66,7 +67,7 @@ class SdmTower(tf.keras.layers.Layer):
         self.attention = CausalSelfAttention(
             dim, config.n_heads, config.dropout, seeds.pop(), dtype=self.dtype, name="attention"
         )
-        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-8, dtype=self.dtype, name="norm")  # the code's
+        self.norm = LayerNorm(epsilon=1e-8, dtype=self.dtype, name="norm")  # the code's
         is_code = config.user_attention == "code"
         if config.has_users and is_code:
             self.user_query = dense(dim, "user_query", "tanh")  # W_u

@@ -47,12 +47,28 @@ class CausalSelfAttention(tf.keras.layers.Layer):
         self.value = dense("value")
         self.output_layer = dense("output") if has_output else None
 
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Makes the weights that the first call may not need."""
+        for layer in (self.query, self.key):
+            with tf.name_scope(layer.name):
+                layer.build(input_shape)
+        super().build(input_shape)
+
     def call(self, queries: tf.Tensor, keys: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Queries and keys, both `<float>[B, T, D]` → `<float>[B, T, D]`."""
-        query, key, value = (self._split(x) for x in (self.query(queries), self.key(keys), self.value(keys)))
-        energy = tf.matmul(query, key, transpose_b=True) * query.shape[-1] ** -0.5  # [B, n_heads, T, T]
-        weight = self._dropout(softmax_over_past(energy), training=training)
-        mixed = tf.transpose(tf.matmul(weight, value), [0, 2, 1, 3])
+        value = self._split(self.value(keys))
+
+        def attend() -> tf.Tensor:
+            query, key = self._split(self.query(queries)), self._split(self.key(keys))
+            energy = tf.matmul(query, key, transpose_b=True) * query.shape[-1] ** -0.5  # [B, n_heads, T, T]
+            return tf.matmul(self._dropout(softmax_over_past(energy), training=training), value)
+
+        def take_only() -> tf.Tensor:
+            return self._dropout(tf.ones_like(value[..., :1]), training=training) * value
+
+        # A session's only event has a weight of 1. Many sessions are that short, and come together.
+        mixed = tf.cond(tf.shape(queries)[1] == 1, take_only, attend)
+        mixed = tf.transpose(mixed, [0, 2, 1, 3])
         mixed = tf.reshape(mixed, tf.shape(queries))
         return mixed if self.output_layer is None else self.output_layer(mixed)
 
