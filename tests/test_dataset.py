@@ -202,12 +202,16 @@ def test_batches_hold_sessions_of_one_length_bucket_and_never_more_than_batch_si
 
 
 @pytest.mark.parametrize("scope", ["session", "user"])
-def test_epochs_have_one_signature_so_that_nothing_is_compiled_twice(scope, table):
-    batches = dataset.TrainingBatches(
-        table, ModelConfig(method="fp_metric", loss=LossConfig(fp_scope=scope)), TRAINING, 5
-    )
-    assert batches.epoch(0).element_spec == batches.epoch(1).element_spec
-    assert batches.epoch(0).element_spec[schema.ITEM_INDEX].shape.as_list() == [None, None]
+def test_epochs_come_one_after_the_other_as_each_would_alone_in_batches_of_any_shape(scope, table):
+    config = ModelConfig(method="fp_metric", loss=LossConfig(fp_scope=scope))
+    batches = dataset.TrainingBatches(table, config, TRAINING, 5)
+    assert batches.epochs(0).element_spec[schema.ITEM_INDEX].shape.as_list() == [None, None]
+    expected = [batch for epoch in (1, 2, 3) for batch in batches.epoch(epoch).as_numpy_iterator()]
+    found = batches.epochs(1).take(3 * batches.n_steps).as_numpy_iterator()
+    for got, want in zip(found, expected, strict=True):
+        assert got.keys() == want.keys()
+        for name in want:
+            np.testing.assert_array_equal(got[name], want[name])
 
 
 def test_a_table_gives_back_its_sessions_with_item_ids_and_counts_what_was_kept(sessions, table):

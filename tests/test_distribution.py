@@ -99,7 +99,7 @@ def test_a_batch_that_devices_cannot_share_equally_is_refused():
 
 def test_one_device_shares_nothing_and_agrees_with_itself():
     devices, batches = distribution.devices_of("one_device"), tf.data.Dataset.range(3)
-    assert [int(batch) for batch in devices.share_out(batches).take(4)] == [0, 1, 2, 0]
+    assert [int(batch) for batch in devices.share_out(batches)] == [0, 1, 2]
     assert devices.agree({"mrr": 0.1}) == {"mrr": 0.1}
     assert not devices.has_strategy and devices.is_chief
 

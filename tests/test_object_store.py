@@ -72,7 +72,7 @@ def test_training_state_in_a_store_is_found_again(store):
 
     def start():
         model = SessionModel(run_config("vanilla").model, V, 3, POPULARITY)
-        return model, training._State(model, f"{store}/state", "this run", devices_of("one_device"), said.append)
+        return model, training.TrainingState(model, f"{store}/state", "this run", devices_of("one_device"), said.append)
 
     said = []
     model, state = start()

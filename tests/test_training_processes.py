@@ -53,17 +53,17 @@ def train(name):
 
 train("whole")
 if "pause" in sys.argv:
-    finish_epoch = training._State.finish_epoch
+    finish_epoch = training.TrainingState.finish_epoch
 
     def stop(self, record):
         finish_epoch(self, record)
         raise KeyboardInterrupt
 
-    training._State.finish_epoch = stop
+    training.TrainingState.finish_epoch = stop
     try:
         train("paused")
     except KeyboardInterrupt:
-        training._State.finish_epoch = finish_epoch
+        training.TrainingState.finish_epoch = finish_epoch
     train("paused")
 """
 )

@@ -53,8 +53,9 @@ def run_cell(
 
 def _ask_all(name: str, side: Worker, share: float, n_rows: int) -> Answers:
     n_steps = side.facts["n_steps"]
+    n_trained = n_steps if name == "sampled" else math.ceil(share * n_steps)
     found = {
-        "train": _train(side, n_steps if name == "sampled" else math.ceil(share * n_steps)),
+        "train": side.ask("train", n_steps=n_trained, least_s=settings.LEAST_TRAINING_S),
         "load": side.ask("load", n_steps=n_steps),
         # The best of three: what the machine can do.
         "multiply": min((side.ask("multiply", n_rows=n_rows) for _ in range(3)), key=lambda answer: answer["seconds"]),
@@ -64,14 +65,6 @@ def _ask_all(name: str, side: Worker, share: float, n_rows: int) -> Answers:
     if name == "full" and share == 1:
         found["differentiate"] = side.ask("differentiate")
     return {**found, "evaluate": side.ask("evaluate")}
-
-
-def _train(side: Worker, n_steps: int) -> dict[str, Any]:
-    """Steps of an epoch, and as many epochs' as take long enough: the others' turn has left caches and cores cold."""
-    answers: list[dict[str, Any]] = []
-    while sum(answer["seconds"] for answer in answers) < settings.LEAST_TRAINING_S:
-        answers.append(side.ask("train", n_steps=n_steps))
-    return {key: sum(answer[key] for answer in answers) for key in answers[0]}
 
 
 def check_equal_work(facts: Mapping[str, Mapping[str, Any]], targets_per_step: int) -> None:
@@ -120,7 +113,7 @@ def run_until_equal(
         with contextlib.ExitStack() as stack:
             side = _start(stack, (side_name,), dataset, tower, data_dir, recbole_python, folder, **more)[side_name]
             while len(epochs) < n_epochs and (len(epochs) <= _PATIENCE or _rises(epochs)):
-                trained = side.ask("train", n_steps=side.facts["n_steps"])
+                trained = side.ask("train", n_steps=side.facts["n_steps"], least_s=0)
                 epochs.append({**trained, "mrr": side.ask("evaluate")["mrr"]})
                 print(f"{dataset} {tower} {side_name} {more}, epoch {len(epochs)}: {epochs[-1]}", flush=True)
                 if epochs[-1]["mrr"] >= enough:

@@ -6,6 +6,7 @@ In: the data set itself, and the description that `worker.serve` reads.
 from __future__ import annotations
 
 import bisect
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -67,21 +68,31 @@ class Ours:
             "batch_size": self._batch_size,
         }
 
-    def train(self, n_steps: int) -> dict[str, Any]:
-        n_targets = self._count_targets(n_steps)
+    def train(self, n_steps: int, least_s: float) -> dict[str, Any]:
+        first, n_trained = self._epoch, 0
         begin_s = time.perf_counter()
-        batches = self._batches.epoch(self._epoch).repeat()  # and its guard, as `train` has them
-        guard = tf.keras.callbacks.LambdaCallback(on_train_batch_end=_refuse_nan)
-        self._model.fit(batches, steps_per_epoch=min(n_steps, self._batches.n_steps), verbose=0, callbacks=[guard])
-        self._epoch += 1
-        return {"seconds": time.perf_counter() - begin_s, "n_targets": n_targets}
+
+        def end_round(_: int, logs: object) -> None:
+            nonlocal n_trained
+            n_trained += n_steps
+            self._model.stop_training = time.perf_counter() - begin_s >= least_s
+
+        self._model.fit(  # as `train` calls it, with its guard
+            self._batches.epochs(first),
+            epochs=sys.maxsize,
+            steps_per_epoch=n_steps,
+            verbose=0,
+            callbacks=[tf.keras.callbacks.LambdaCallback(on_train_batch_end=_refuse_nan, on_epoch_end=end_round)],
+        )
+        seconds = time.perf_counter() - begin_s
+        self._epoch += -(-n_trained // self._batches.n_steps)
+        return {"seconds": seconds, "n_targets": self._count_targets(first, n_trained)}
 
     def load(self, n_steps: int) -> dict[str, Any]:
-        n_targets = self._count_targets(n_steps)
         begin_s = time.perf_counter()
-        for _ in self._batches.epoch(self._epoch).take(n_steps):
+        for _ in self._batches.epochs(self._epoch).take(n_steps):
             pass
-        return {"seconds": time.perf_counter() - begin_s, "n_targets": n_targets}
+        return {"seconds": time.perf_counter() - begin_s, "n_targets": self._count_targets(self._epoch, n_steps)}
 
     def evaluate(self) -> dict[str, Any]:
         begin_s = time.perf_counter()
@@ -113,8 +124,8 @@ class Ours:
             n_targets += len(position)
         return {"seconds": tower_s + loss_s, "tower_s": tower_s, "loss_s": loss_s, "n_targets": n_targets}
 
-    def _count_targets(self, n_steps: int) -> int:
-        batches = self._batches.epoch(self._epoch).take(n_steps)
+    def _count_targets(self, epoch: int, n_steps: int) -> int:
+        batches = self._batches.epochs(epoch).take(n_steps)
         return sum(int(tf.math.count_nonzero(batch[schema.LABEL])) for batch in batches)
 
 

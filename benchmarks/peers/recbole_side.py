@@ -80,12 +80,17 @@ class RecBole:
             "n_parameters": sum(parameter.numel() for parameter in self._model.parameters()),
         }
 
-    def train(self, n_steps: int) -> dict[str, Any]:
-        batches = _Counted(self._train, n_steps)
+    def train(self, n_steps: int, least_s: float) -> dict[str, Any]:
+        n_targets = 0
         begin_s = time.perf_counter()
-        self._trainer._train_epoch(batches, self._epoch)
-        self._epoch += 1
-        return {"seconds": time.perf_counter() - begin_s, "n_targets": batches.n_targets}
+        while True:
+            batches = _Counted(self._train, n_steps)
+            self._trainer._train_epoch(batches, self._epoch)
+            self._epoch += 1
+            n_targets += batches.n_targets
+            seconds = time.perf_counter() - begin_s
+            if seconds >= least_s:
+                return {"seconds": seconds, "n_targets": n_targets}
 
     def load(self, n_steps: int) -> dict[str, Any]:
         batches = _Counted(self._train, n_steps)

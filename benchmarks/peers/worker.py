@@ -23,11 +23,11 @@ class Side(Protocol):
     def facts(self) -> dict[str, Any]:
         """n_targets, n_steps of an epoch; n_valid_targets, n_items, n_parameters."""
 
-    def train(self, n_steps: int) -> dict[str, Any]:
-        """The first steps of the next epoch: seconds, n_targets."""
+    def train(self, n_steps: int, least_s: float) -> dict[str, Any]:
+        """So many steps, an epoch's or fewer, and again until it has taken least_s: seconds, n_targets."""
 
     def load(self, n_steps: int) -> dict[str, Any]:
-        """The same batches without training."""
+        """The first batches of an epoch without training: seconds, n_targets."""
 
     def evaluate(self) -> dict[str, Any]:
         """All validation targets ranked over the whole catalogue: seconds, n_targets, mrr."""

@@ -66,22 +66,30 @@ class TrainingBatches:
             autograph=False,
         )
 
-    def epoch(self, epoch: int) -> tf.data.Dataset:
-        """The training batches (`schema.py`) of an epoch, counted from 0."""
-        seed = np.random.SeedSequence([self._seed, epoch, 1]).generate_state(1)[0]
-
-        rows = self._steps(epoch)
-        seeds = np.stack([np.full(self.n_steps, seed, np.int64), np.arange(self.n_steps)], 1)
-        steps = tf.data.Dataset.from_tensor_slices((rows, seeds))
+    def epochs(self, first: int) -> tf.data.Dataset:
+        """The training batches (`schema.py`) of epoch `first`, counted from 0, and all after it: n_steps each, without an end."""
+        signature = (tf.TensorSpec([None], tf.int32), tf.TensorSpec([2], tf.int64))
+        steps = tf.data.Dataset.from_generator(lambda: self._steps_from(first), output_signature=signature)
         return _prepare_ahead(steps.map(self._make, num_parallel_calls=tf.data.AUTOTUNE))
+
+    def epoch(self, epoch: int) -> tf.data.Dataset:
+        """The training batches of one epoch."""
+        return self.epochs(epoch).take(self.n_steps)
 
     def session_ids(self, epoch: int, step: int) -> list[str]:
         """The sessions of a batch, by its epoch and step counted from 0."""
-        rows = self._steps(epoch)[step]
-        return [name.decode(errors="replace") for name in self._session_id[rows.numpy()]]
+        return [name.decode(errors="replace") for name in self._session_id[self._steps(epoch)[step]]]
 
-    def _steps(self, epoch: int) -> tf.RaggedTensor:
-        """<int32>[steps, (B)] rows of the table, a batch each: sessions of similar length together, else in random order."""
+    def _steps_from(self, epoch: int) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+        """Rows and the seed of each batch."""
+        while True:
+            seed = int(np.random.SeedSequence([self._seed, epoch, 1]).generate_state(1)[0])
+            for step, rows in enumerate(self._steps(epoch)):
+                yield rows, (seed, step)
+            epoch += 1
+
+    def _steps(self, epoch: int) -> list[np.ndarray]:
+        """<int32>[B] rows of the table for each batch: sessions of similar length together, else in random order."""
         order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
         bucket = np.digitize(self._n_inputs[order], self._bounds)
         size = self._training.batch_size
@@ -89,7 +97,7 @@ class TrainingBatches:
         batches = [found[begin : begin + size] for found in places for begin in range(0, len(found), size)]
         # A batch comes when its last session does, one that never fills up at the end.
         batches.sort(key=lambda batch: batch[-1] if len(batch) == size else len(order))
-        return tf.RaggedTensor.from_row_lengths(order[np.concatenate(batches)], [len(batch) for batch in batches])
+        return [order[batch] for batch in batches]
 
     def _batch(self, rows: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         method = self._method

@@ -125,10 +125,10 @@ class Devices:
             )
 
     def share_out(self, batches: tf.data.Dataset) -> Any:
-        """The batches as `fit` takes them, without an end: of each batch, one of several devices gets every n-th session, none
-        if there are too few. All are padded alike."""
+        """The batches as `fit` takes them: of each batch, one of several devices gets every n-th session, none if there are too
+        few. All are padded alike."""
         if not self.has_strategy:
-            return batches.repeat()  # of batches with an end `fit` starts two iterators, and one takes half a step
+            return batches
         n_replicas = self.n_replicas
 
         def of_process(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -139,7 +139,7 @@ class Devices:
                 replicas = tf.data.Dataset.range(first, first + n_local)
                 return replicas.map(lambda k: {name: values[k::n_replicas] for name, values in batch.items()})
 
-            return batches.flat_map(shares).repeat().prefetch(tf.data.AUTOTUNE)
+            return batches.flat_map(shares).prefetch(tf.data.AUTOTUNE)
 
         return self._strategy.distribute_datasets_from_function(of_process)
 

@@ -1,28 +1,21 @@
-"""Transformed examples → a trained `SessionModel`: epochs of `fit`, a validation after each, early stopping, resuming.
+"""Transformed examples → a trained `SessionModel`: one `fit` over all epochs, a validation after each, early stopping.
 
-All that a killed run needs lies in its state directory: `run.json` (which run it is), `ckpt-*` (model, optimizer, dropout
-and progress after each of the last two epochs), `best-*.npz` (the best epoch's weights) and `history.json`. A checkpoint
-is the last thing that an epoch writes, so the next start goes on from the last finished epoch, with the same batches and
-dropout as if nothing had happened. Where several processes train together (`distribution.py`), all read these files and the
-chief writes them.
+What a killed run needs to go on is `training_state.py`'s: the next start finds the last finished epoch, and goes on from it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import gc
-import json
 import os
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from fp_tfrs import schema, storage
-from fp_tfrs.config import ModelConfig, RunConfig, TrainingConfig, dump
+from fp_tfrs.config import RunConfig
 from fp_tfrs.data.dataset import TrainingBatches
 from fp_tfrs.data.session_table import SessionTable
 from fp_tfrs.errors import InputError, RunError
@@ -31,14 +24,11 @@ from fp_tfrs.learning.lazy_adam import LazyAdam
 from fp_tfrs.learning.metrics import metric_matrix
 from fp_tfrs.learning.model import SessionModel
 from fp_tfrs.learning.ranking import TargetRanking
+from fp_tfrs.learning.training_state import OnLine, Record, TrainingState, identify
 from fp_tfrs.learning.warm_start import WarmStart
 
 _OFF_GATE_MEAN = 0.05
 _OFF_HINGE_SHARE = 0.01
-_EPOCHS_PER_COLLECTION = 10  # it takes 0.3 s
-
-Record = dict[str, float | None]
-OnLine = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +88,12 @@ def train(
         optimizer = LazyAdam(training.learning_rate, global_clipnorm=training.clip_norm, l2=training.l2)
         optimizer.build(model.trainable_variables)
         model.compile(optimizer=optimizer)
-    identity = _identify(config.model, training, f"{config.seed} {n_items}")
+    identity = identify(config.model, training, f"{config.seed} {n_items}")
     if warm_start is not None:
         identity += f" {warm_start.fingerprint}"
         for line in warm_start.apply(model):
             on_line(line)
-    state = _State(model, state_dir, identity, devices, on_line)
+    state = TrainingState(model, state_dir, identity, devices, on_line)
     last_epoch = epochs or training.max_epochs
     if not state.is_finished(last_epoch, training.patience):
         _run_epochs(config, model, state, train_table, valid_table, n_items, log_dir, devices, on_line, last_epoch)
@@ -114,27 +104,10 @@ def train(
     return TrainedModel(model, state.best_epoch, state.history)
 
 
-def _identify(model: ModelConfig, training: TrainingConfig, rest: str) -> str:
-    how = training.model_dump(mode="json", exclude={"distribution"})  # a run may go on on other devices
-    return f"{dump(model)} {json.dumps(how, sort_keys=True)} {rest}"
-
-
-def _fill_in(identity: str) -> str:
-    """What an earlier release has written, with the defaults of the settings that it did not know."""
-    read = json.JSONDecoder().raw_decode
-    try:
-        model, end = read(identity)
-        how, end_how = read(identity, end + 1)
-        sections = ModelConfig.model_validate(model), TrainingConfig.model_validate(how)
-    except ValueError:  # of a setting that this release does not know, or no identity at all
-        return identity
-    return _identify(*sections, identity[end_how + 1 :])
-
-
 def _run_epochs(
     config: RunConfig,
     model: SessionModel,
-    state: _State,
+    state: TrainingState,
     train_table: SessionTable,
     valid_table: SessionTable,
     n_items: int,
@@ -154,28 +127,44 @@ def _run_epochs(
         f"{n_items:,} items{where}"
     )
     writer = tf.summary.create_file_writer(log_dir) if devices.is_chief else tf.summary.create_noop_writer()
+    begin_s = time.monotonic()
+
+    def rate_of(epoch: int) -> float:
+        return training.learning_rate * training.learning_rate_decay ** (epoch // training.decay_epochs)
+
+    def begin(epoch: int, logs: object) -> None:
+        nonlocal begin_s
+        begin_s = time.monotonic()
+
+    def finish(epoch: int, logs: object) -> None:
+        targets_per_s = batches.n_targets / (time.monotonic() - begin_s)
+        # Not from the logs of `fit`, which adds them up over processes.
+        figures = {metric.name: float(metric.result()) for metric in model.metrics}
+        record: Record = {"epoch": epoch + 1, **figures, **validate()}
+        record |= {"targets_per_s": targets_per_s, "seconds": time.monotonic() - begin_s}
+        record = devices.agree(record)  # when to stop, first of all
+        for name, value in record.items():
+            if value is not None and name != "epoch":
+                tf.summary.scalar(name, value, step=epoch + 1)
+        writer.flush()
+        state.finish_epoch(record)
+        for line in describe_epoch(state.history, training.max_epochs):
+            on_line(line)
+        model.stop_training = state.is_finished(last_epoch, training.patience)
+
     with writer.as_default():
-        while not state.is_finished(last_epoch, training.patience):
-            epoch = state.epoch
-            begin_s = time.monotonic()
-            decay = training.learning_rate_decay ** (epoch // training.decay_epochs)
-            model.optimizer.learning_rate.assign(training.learning_rate * decay)
-            guard = _StopAtNaN(batches, epoch, state.directory if devices.is_chief else None)
-            shares = devices.share_out(batches.epoch(epoch))
-            model.fit(shares, steps_per_epoch=batches.n_steps, verbose=0, callbacks=[guard])
-            targets_per_s = batches.n_targets / (time.monotonic() - begin_s)
-            # Not from the logs of `fit`, which adds them up over processes.
-            figures = {metric.name: float(metric.result()) for metric in model.metrics}
-            record: Record = {"epoch": epoch + 1, **figures, **validate()}
-            record |= {"targets_per_s": targets_per_s, "seconds": time.monotonic() - begin_s}
-            record = devices.agree(record)  # when to stop, first of all
-            for name, value in record.items():
-                if value is not None and name != "epoch":
-                    tf.summary.scalar(name, value, step=epoch + 1)
-            writer.flush()
-            state.finish_epoch(record)
-            for line in describe_epoch(state.history, training.max_epochs):
-                on_line(line)
+        model.fit(
+            devices.share_out(batches.epochs(state.epoch)),
+            initial_epoch=state.epoch,
+            epochs=last_epoch,
+            steps_per_epoch=batches.n_steps,
+            verbose=0,
+            callbacks=[
+                tf.keras.callbacks.LearningRateScheduler(rate_of),
+                _StopAtNaN(batches, state.directory if devices.is_chief else None),
+                tf.keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=finish),
+            ],
+        )
     writer.close()
 
 
@@ -210,9 +199,12 @@ class _StopAtNaN(tf.keras.callbacks.Callback):
     The batch's sessions are listed in the directory, if one is given.
     """
 
-    def __init__(self, batches: TrainingBatches, epoch: int, directory: str | None):
+    def __init__(self, batches: TrainingBatches, directory: str | None):
         super().__init__()
-        self._batches, self._epoch, self._directory = batches, epoch, directory
+        self._batches, self._directory, self._epoch = batches, directory, 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         loss = (logs or {})["loss"]
@@ -228,117 +220,6 @@ class _StopAtNaN(tf.keras.callbacks.Callback):
             f"the loss is {loss} at epoch {self._epoch + 1}, step {batch + 1}, sessions {', '.join(session_ids[:3])}, … "
             f"({len(session_ids)}{listed}); lower training.learning_rate or training.clip_norm"
         )
-
-
-class _State:
-    """A run's progress and its files, which all processes of a training read and the chief writes."""
-
-    def __init__(self, model: SessionModel, directory: str, identity: str, devices: Devices, on_line: OnLine):
-        self.directory = directory
-        self.history: list[Record] = []
-        self._model, self._devices, self._on_line = model, devices, on_line
-        self._progress = {
-            "epoch": tf.Variable(0, dtype=tf.int64),
-            "best_epoch": tf.Variable(0, dtype=tf.int64),
-            "best_mrr": tf.Variable(-1.0, dtype=tf.float64),
-        }
-        self._claim(identity)
-        self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=model, **self._progress), directory, max_to_keep=2
-        )
-        self._restore()
-        chief_epoch = devices.agree(self.epoch)
-        if chief_epoch != self.epoch:
-            raise RunError(
-                f"the chief goes on after epoch {chief_epoch}, this process after {self.epoch}: all processes must see the same "
-                f"files in {directory}"
-            )
-
-    @property
-    def epoch(self) -> int:
-        """Finished epochs."""
-        return int(self._progress["epoch"])
-
-    @property
-    def best_epoch(self) -> int:
-        return int(self._progress["best_epoch"])
-
-    @property
-    def best_mrr(self) -> float:
-        return float(self._progress["best_mrr"])
-
-    def is_finished(self, max_epochs: int, patience: int) -> bool:
-        return self.epoch >= max_epochs or self.epoch - self.best_epoch >= patience
-
-    def finish_epoch(self, record: Record) -> None:
-        """Saves the model after an epoch; the checkpoint comes last. No process goes on before it is written."""
-        best_epoch_before, mrr = self.best_epoch, float(record["val_mrr@20"] or 0)
-        self._progress["epoch"].assign_add(1)
-        self.history.append(record)
-        is_best = mrr > self.best_mrr
-        if is_best:
-            self._progress["best_epoch"].assign(self.epoch)
-            self._progress["best_mrr"].assign(mrr)
-        if self._devices.is_chief:
-            self._write(is_best, best_epoch_before)
-        else:
-            with tempfile.TemporaryDirectory() as folder:  # metrics are summed while they are saved: all must save
-                self._manager.checkpoint.write(os.path.join(folder, "unused"))
-        self._devices.agree(None)
-        if self.epoch % _EPOCHS_PER_COLLECTION == 0:
-            gc.collect()  # an epoch leaves 2.5 MB in cycles of TensorFlow's objects, which Python finds after dozens of epochs
-
-    def _write(self, is_best: bool, best_epoch_before: int) -> None:
-        if is_best:
-            with storage.replacing(self._best_path(self.epoch)) as file:
-                np.savez(file, *self._model.get_weights())
-        storage.write_text(self._history_path, json.dumps(self.history, indent=1))
-        self._manager.save(checkpoint_number=self.epoch)
-        # The checkpoint before this one may still be needed, and with it the weights that were the best then.
-        kept = {self._best_path(epoch) for epoch in (best_epoch_before, self.best_epoch)}
-        for name in storage.list_folder(self.directory):
-            path = os.path.join(self.directory, name)
-            if name.startswith("best-") and path not in kept:
-                storage.remove(path)
-
-    def load_best(self, model: SessionModel) -> None:
-        """Puts the best epoch's weights into a model like that of the state."""
-        try:
-            model.set_weights(list(storage.read_arrays(self._best_path(self.best_epoch)).values()))
-        except (OSError, ValueError) as error:
-            raise RunError(f"the best weights in {self.directory} are unreadable; delete it and train again") from error
-
-    def _claim(self, identity: str) -> None:
-        """Notes whose directory this is, or checks it."""
-        storage.make_folder(self.directory)
-        path = os.path.join(self.directory, "run.json")
-        if self._devices.is_chief and not storage.exists(path):
-            storage.write_text(path, identity)
-        self._devices.agree(None)
-        if _fill_in(storage.read_text(path)) != identity:
-            raise RunError(f"{self.directory} holds a run with another configuration; delete it or use another")
-
-    def _restore(self) -> None:
-        """The newest checkpoint that can be read."""
-        newest_first = self._manager.checkpoints[::-1]
-        for path in newest_first:
-            try:
-                self._manager.checkpoint.restore(path).assert_existing_objects_matched()
-            except (tf.errors.OpError, ValueError, RuntimeError, LookupError, AssertionError):
-                self._on_line(f"warning: checkpoint {path} is unreadable; going back to the one before")
-                continue
-            self.history = json.loads(storage.read_text(self._history_path))[: self.epoch]
-            self._on_line(f"going on after epoch {self.epoch}, from {path}")
-            return
-        if newest_first:
-            raise RunError(f"no checkpoint in {self.directory} is readable; delete it to train from the start")
-
-    @property
-    def _history_path(self) -> str:
-        return os.path.join(self.directory, "history.json")
-
-    def _best_path(self, epoch: int) -> str:
-        return os.path.join(self.directory, f"best-{epoch}.npz")
 
 
 def describe_epoch(history: Sequence[Record], max_epochs: int) -> list[str]:
