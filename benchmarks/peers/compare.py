@@ -56,7 +56,7 @@ def _ask_all(name: str, side: Worker, share: float, n_rows: int) -> Answers:
     n_trained = n_steps if name == "sampled" else math.ceil(share * n_steps)
     found = {
         "train": side.ask("train", n_steps=n_trained, least_s=settings.LEAST_TRAINING_S),
-        "load": side.ask("load", n_steps=n_steps),
+        "load": side.ask("load", n_steps=n_steps, least_s=settings.LEAST_LOADING_S),
         # The best of three: what the machine can do.
         "multiply": min((side.ask("multiply", n_rows=n_rows) for _ in range(3)), key=lambda answer: answer["seconds"]),
     }

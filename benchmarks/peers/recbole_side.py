@@ -6,10 +6,12 @@ one of the file, and makes batches in the training process (its default, `worker
 
 from __future__ import annotations
 
+import collections
+import functools
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -81,23 +83,25 @@ class RecBole:
         }
 
     def train(self, n_steps: int, least_s: float) -> dict[str, Any]:
-        n_targets = 0
-        begin_s = time.perf_counter()
-        while True:
-            batches = _Counted(self._train, n_steps)
+        def train_epoch(batches: _Counted) -> None:
             self._trainer._train_epoch(batches, self._epoch)
             self._epoch += 1
+
+        return self._repeat(train_epoch, n_steps, least_s)
+
+    def load(self, n_steps: int, least_s: float) -> dict[str, Any]:
+        return self._repeat(functools.partial(collections.deque, maxlen=0), n_steps, least_s)
+
+    def _repeat(self, use: Callable[[_Counted], object], n_steps: int, least_s: float) -> dict[str, Any]:
+        n_targets = 0
+        seconds = 0.0
+        begin_s = time.perf_counter()
+        while not n_targets or seconds < least_s:
+            batches = _Counted(self._train, n_steps)
+            use(batches)
             n_targets += batches.n_targets
             seconds = time.perf_counter() - begin_s
-            if seconds >= least_s:
-                return {"seconds": seconds, "n_targets": n_targets}
-
-    def load(self, n_steps: int) -> dict[str, Any]:
-        batches = _Counted(self._train, n_steps)
-        begin_s = time.perf_counter()
-        for _ in batches:
-            pass
-        return {"seconds": time.perf_counter() - begin_s, "n_targets": batches.n_targets}
+        return {"seconds": seconds, "n_targets": n_targets}
 
     def evaluate(self) -> dict[str, Any]:
         begin_s = time.perf_counter()

@@ -15,7 +15,8 @@ TARGETS_PER_STEP = 2048  # RecBole's default; the project's sessions a batch are
 # Whole batches of one, two, three and four targets: sessions of both logs are short, and the project's default, at most four,
 # would make up to half of a batch padding. RecBole pads every prefix to MAX_PREFIX.
 LENGTH_BUCKETS = (1, 2, 3, 4, 6, 9, 13, 20, 32)
-LEAST_TRAINING_S = 3  # of a round
+LEAST_TRAINING_S = 3  # of a round: the others' turn has left caches and cores cold, and data pipelines start once
+LEAST_LOADING_S = 1
 MAX_PREFIX = 50  # RecBole's default; longer sessions are cut into pieces, for both sides
 VALID_SEED = 1
 EVAL_ROWS = 4096  # RecBole's default

@@ -26,8 +26,8 @@ class Side(Protocol):
     def train(self, n_steps: int, least_s: float) -> dict[str, Any]:
         """So many steps, an epoch's or fewer, and again until it has taken least_s: seconds, n_targets."""
 
-    def load(self, n_steps: int) -> dict[str, Any]:
-        """The first batches of an epoch without training: seconds, n_targets."""
+    def load(self, n_steps: int, least_s: float) -> dict[str, Any]:
+        """The same batches without training."""
 
     def evaluate(self) -> dict[str, Any]:
         """All validation targets ranked over the whole catalogue: seconds, n_targets, mrr."""
