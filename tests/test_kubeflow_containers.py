@@ -92,7 +92,7 @@ def outputs(tmp_path_factory):
             "false_positive_when": [{"column": "dwell_s", "op": "<", "value": 10}],
         },
         "model": {"method": "fp_metric", "tower": {"embedding_dim": 16, "hidden_dim": 16}},
-        "training": {"max_epochs": 3, "learning_rate": 0.02},
+        "training": {"max_epochs": 6, "learning_rate": 0.02},
         "evaluation": {"resamples": 100},
         "kubeflow": {"has_files_in_image": True},
     }
