@@ -132,11 +132,8 @@ def _run_epochs(
     def rate_of(epoch: int) -> float:
         return training.learning_rate * training.learning_rate_decay ** (epoch // training.decay_epochs)
 
-    def begin(epoch: int, logs: object) -> None:
-        nonlocal begin_s
-        begin_s = time.monotonic()
-
     def finish(epoch: int, logs: object) -> None:
+        nonlocal begin_s
         targets_per_s = batches.n_targets / (time.monotonic() - begin_s)
         # Not from the logs of `fit`, which adds them up over processes.
         figures = {metric.name: float(metric.result()) for metric in model.metrics}
@@ -151,6 +148,7 @@ def _run_epochs(
         for line in describe_epoch(state.history, training.max_epochs):
             on_line(line)
         model.stop_training = state.is_finished(last_epoch, training.patience)
+        begin_s = time.monotonic()
 
     with writer.as_default():
         model.fit(
@@ -162,7 +160,7 @@ def _run_epochs(
             callbacks=[
                 tf.keras.callbacks.LearningRateScheduler(rate_of),
                 _StopAtNaN(batches, state.directory if devices.is_chief else None),
-                tf.keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=finish),
+                tf.keras.callbacks.LambdaCallback(on_epoch_end=finish),
             ],
         )
     writer.close()

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 class LayerNorm(tf.keras.layers.LayerNormalization):
-    """γ n + β of the last axis, n = (x − mean) / √(variance + ε): Keras' layer, and its weights, in three quarters of the time.
+    """γ n + β of the last axis, n = (x − mean) / √(variance + ε): Keras' layer and its weights, faster.
 
     Its gradient is the closed form, 1/√(variance + ε) · (g − mean(g) − n · mean(g n)) with g = γ · upstream, of what the
     forward pass has anyhow; TensorFlow derives it op by op. Source: Layer Normalization, Ba, Kiros and Hinton, 2016.

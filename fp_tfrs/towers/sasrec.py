@@ -136,7 +136,7 @@ def _norm(config: SasRecConfig, dtype: str, name: str) -> LayerNorm:
 def gelu(x: tf.Tensor):
     """x Φ(x) as of `tf.nn.gelu`, Φ the normal distribution; its derivative Φ(x) + x φ(x) from what the value has computed.
 
-    TensorFlow's derivative, op by op, makes it a third slower. Source: GELU, Hendrycks and Gimpel, 2016.
+    TensorFlow derives it op by op, which takes longer. Source: GELU, Hendrycks and Gimpel, 2016.
     """
     t = x * math.sqrt(0.5)
     share = 0.5 * tf.math.erf(t) + 0.5
