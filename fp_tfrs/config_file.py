@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, get_origin
 
 import pydantic
@@ -117,6 +117,8 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, i
     known[id(node)] = MOST_VALUES, 0  # under way: one that holds itself holds too many
     is_mapping = isinstance(node, yaml.MappingNode)
     parts = [part for pair in node.value for part in pair] if is_mapping else node.value
+    if is_mapping:
+        _refuse_repeats(key for key, _ in node.value)
     sizes = [_measure(part, known) for part in parts]
     count, levels = 1 + sum(size[0] for size in sizes), 1 + max((size[1] for size in sizes), default=0)
     if count > MOST_VALUES:
@@ -125,6 +127,16 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, i
         raise _too_deep()
     known[id(node)] = count, levels
     return count, levels
+
+
+def _refuse_repeats(keys: Iterable[yaml.Node]) -> None:
+    """Of a key that is given twice PyYAML takes the last value, without a word."""
+    found: dict[str, yaml.Node] = {}
+    for key in keys:
+        if isinstance(key, yaml.ScalarNode) and found.setdefault(key.value, key) is not key and key.value != "<<":
+            raise _TooMuch(
+                f"{key.value[:100]!r} is given twice{_place(found[key.value])} and {key.start_mark.line + 1}; join them"
+            )
 
 
 def _place(node: yaml.Node) -> str:

@@ -48,6 +48,12 @@ def test_satisfaction_that_is_no_number_or_no_column_is_refused_by_name():
         ("simulation goes with format: simulated only", {"format": "tfds", "name": "globo", "simulation": {}}),
         ("manual_dir goes with format: tfds only", {"format": "csv", "files": ("a",), "manual_dir": "b"}),
         ("config goes with format: tfds only", {"format": "simulated", "simulation": {}, "config": "b"}),
+        ("separator and header go with format: csv only", {"format": "parquet", "files": ("a",), "separator": ";"}),
+        ("separator and header go with format: csv only", {"format": "jsonl", "files": ("a",), "header": False}),
+        (
+            "column_names has 'item_id' 2 times; name each column once",
+            {"format": "csv", "files": ("a",), "header": False, "column_names": ("s", "item_id", "t", "item_id")},
+        ),
     ],
 )
 def test_a_source_takes_the_fields_of_its_format(message, source):

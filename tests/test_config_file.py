@@ -25,6 +25,12 @@ SMALLEST = "name: films\ndata: {source: {format: simulated, simulation: {}}, col
         ("# " + "x" * 200_000, "more than 200,000 characters"),
         (f"{SMALLEST}seed: {'9' * 5_000}\n", "a number has more than 1,000 digits, in line 3"),
         (f"{SMALLEST}seed: 0x{'f' * 5_000}\n", "a number has more than 1,000 digits, in line 3"),
+        (
+            f"{SMALLEST}training: {{}}\nseed: 1\ntraining: {{batch_size: 64}}\n",
+            "'training' is given twice, in line 3 and 5",
+        ),
+        (f"{SMALLEST}training: {{length_buckets: [8, 4]}}\n", "length_buckets.*rising order"),
+        (f"{SMALLEST}seed: {2**63}\n", "seed = "),
         ("name: 2026-13-45\n", "is not YAML: month must be in 1..12"),
         ("name: !!bool perhaps\n", "is not YAML"),
         ("name: !!int x\n", "is not YAML"),

@@ -86,10 +86,10 @@ def test_changed_share_of_false_positives_is_named_with_value_and_limit():
 def test_unseen_targets_above_the_limit_are_named():
     (objection,) = list_objections({}, make_manifest(unseen=40), ValidationConfig())
     assert objection == (
-        "valid: feature 'item_id': 80.0% of the targets are items that training does not have, above "
-        "validation.max_unseen_target_share = 0.5"
+        "valid: feature 'item_id': 80.0% of the targets are items with fewer than data.min_item_support clicks in training, "
+        "above validation.max_unseen_target_share = 0.5; lower data.min_item_support, or give more events"
     )
     assert list_objections({}, make_manifest(unseen=25), ValidationConfig()) == []  # the limit itself is none above
     limits = ValidationConfig(max_unseen_target_share=0.29)
     (objection,) = list_objections({}, make_manifest(unseen=15), limits)
-    assert "30.0% of the targets" in objection and objection.endswith("max_unseen_target_share = 0.29")
+    assert "30.0% of the targets" in objection and "max_unseen_target_share = 0.29; lower" in objection

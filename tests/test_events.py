@@ -43,6 +43,10 @@ def test_a_good_row():
     [
         ({"item": None}, "item is missing"),
         ({"item": float("nan")}, "item is missing"),
+        (
+            {"item": 9_007_199_254_740_992.0},
+            "item is a number that floats round; write ids as whole numbers or as text",
+        ),
         ({"item": "  "}, "item is empty"),
         ({"item": "x" * 1_001}, "item is longer than 1000 bytes"),
         ({"item": "é" * 501}, "item is longer than 1000 bytes"),

@@ -138,7 +138,9 @@ def test_a_dirty_log_gives_the_sessions_that_pandas_derives_from_the_clean_one(l
             theirs = zip(
                 group.time, group.item, group.fp, group.click, np.float32(group.dwell), group.note, strict=True
             )
-            assert list(ours) == list(theirs)  # event by event: each with its own feedback
+            # Event by event, each with its own feedback; those of the same time in whatever order.
+            assert list(session.timestamp_s) == sorted(session.timestamp_s)
+            assert sorted(ours) == sorted(theirs)
 
 
 def test_every_row_is_counted(log, finished):
@@ -270,6 +272,14 @@ def test_no_click_and_one_session_stop_the_run(log, tmp_path):
     refuse(path, tmp_path, r"none of 50 rows is a click \(data\.click_when: click == True\).*click False … False")
     path = write_log(tmp_path / "log.csv", [b"1,i%d,1700000000,true,%d,a" % (n, 5 * n) for n in range(5)])
     refuse(path, tmp_path, r"1 sessions of at least .* leave a split empty \(train 1, valid 0, test 0\)")
+
+
+@pytest.mark.parametrize("name", ["2026-01.csv", "2026-03.csv"])
+def test_one_bad_row_in_a_file_of_its_own_is_one_bad_row(log, tmp_path, name):
+    write_log(tmp_path / "2026-02.csv", to_lines(log))
+    write_log(tmp_path / name, [b"1,,1700000000,true,3,a"])
+    result = preprocess(make_config(tmp_path / "2026-*.csv"), 1, str(tmp_path / "out"), str(tmp_path / "d"), LATEST_S)
+    assert result.n_bad_rows == 1
 
 
 def test_bad_sources_stop_before_the_work(tmp_path):

@@ -37,6 +37,25 @@ def test_order_and_repetition_of_events_change_nothing(events, rng, has_session_
     assert len({session.session_id for session in dirty.sessions}) == len(dirty.sessions)
 
 
+def test_events_of_the_same_time_are_in_an_order_that_ids_do_not_tell():
+    """By id, "the next one is larger" would hold always, and a model that learns it would look good."""
+    ascending = sum(
+        tuple(sorted(session.item_id)) == session.item_id
+        for key in map(str, range(400))
+        for session in cut_sessions(
+            key, [event(5, "a"), event(5, "b"), event(5, "c")], SessionsConfig(), ("dwell",), has_session_id=True
+        ).sessions
+    )
+    assert 40 < ascending < 95  # a sixth of 400 is 67, with a deviation of 7
+
+
+@pytest.mark.parametrize("users, shared", [(["u", "u"], 0), (["", "u"], 0), (["u", "v"], 1)])
+def test_a_session_id_that_several_users_have_is_counted(users, shared):
+    events = [event(n, user=user) for n, user in enumerate(users)]
+    assert cut(events, has_session_id=True).shared_keys == shared
+    assert cut(events).shared_keys == 0  # a user's own key
+
+
 def test_a_pause_longer_than_the_gap_starts_a_session():
     events = [event(10.9), event(20.9), event(31), event(41.0)]
     sessions = cut(events, gap_s=10.05).sessions

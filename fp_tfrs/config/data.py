@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -68,6 +69,11 @@ class SourceConfig(Section):
             raise ValueError("header: false needs column_names, the columns in order")
         if self.column_names and (self.header or self.format != "csv"):
             raise ValueError("column_names goes with format: csv and header: false only")
+        if self.format != "csv" and (self.separator, self.header) != (",", True):
+            raise ValueError("separator and header go with format: csv only")
+        name, count = next(iter(Counter(self.column_names).most_common(1)), ("", 0))
+        if count > 1:
+            raise ValueError(f"column_names has {name!r} {count} times; name each column once")
         return self
 
 
@@ -76,7 +82,9 @@ class ColumnsConfig(Section):
 
     item_id: str = field("item_id", "the clicked item")
     timestamp: str = field("timestamp", "when it was clicked, in time_unit")
-    session_id: str | None = field(None, "the session; without it sessions are cut per user_id by sessions.gap_s")
+    session_id: str | None = field(
+        None, "the session, unique over all users; without it sessions are cut per user_id by sessions.gap_s"
+    )
     user_id: str | None = field(None, "the user")
     clicked_item_ids: str | None = field(
         None,
@@ -211,13 +219,18 @@ class DataConfig(Section):
     sessions: SessionsConfig = field(SessionsConfig(), "sessions")
     history: HistoryConfig | None = field(None, "users' pasts, for towers with a long-term part; null = none")
     unclicked: UnclickedConfig | None = field(
-        None, "what users were shown and did not click, for models with model.unclicked; null = none"
+        None, "what users were shown and did not click, for models with model.xdm; null = none"
     )
     split: SplitConfig = field(SplitConfig(), "splits")
     min_item_support: int = field(
         5, "clicks in the training split below which an item is out of the catalogue", "SR-GNN's preprocessing", ge=1
     )
-    max_bad_share: float = field(0.05, "share of unreadable rows above which the run stops", ge=0, le=1)
+    max_bad_share: float = field(
+        0.05,
+        "share of unreadable rows, or of session ids that several users have, above which the run stops",
+        ge=0,
+        le=1,
+    )
     shards: int = field(2, "TFRecord files per split", ge=1)
 
     @pydantic.field_validator("since", mode="before")

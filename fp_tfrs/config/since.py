@@ -44,4 +44,4 @@ def parse_since(text: str) -> Since:
             f"since: {text[:100]!r} is neither an ISO 8601 time such as 2026-11-01T03:00:00Z nor a duration before the log's end "
             "such as 30d, 12h or 90m"
         ) from None
-    return Since(time_s, None)
+    return Since(max(time_s, 0.0), None)  # no event is older

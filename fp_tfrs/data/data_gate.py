@@ -62,7 +62,8 @@ def list_objections(anomalies: Mapping[str, Any], manifest: Manifest, limits: Va
             )
         if counts.unseen_target_share > limits.max_unseen_target_share:
             objections.append(
-                f"{split}: feature {schema.ITEM_ID!r}: {counts.unseen_target_share:.1%} of the targets are items that "
-                f"training does not have, above validation.max_unseen_target_share = {limits.max_unseen_target_share:g}"
+                f"{split}: feature {schema.ITEM_ID!r}: {counts.unseen_target_share:.1%} of the targets are items with "
+                f"fewer than data.min_item_support clicks in training, above validation.max_unseen_target_share = "
+                f"{limits.max_unseen_target_share:g}; lower data.min_item_support, or give more events"
             )
     return objections

@@ -23,6 +23,7 @@ from fp_tfrs.data.sources import RawRow, mapped_columns, read_rows, split_items
 
 MAX_TEXT_BYTES = 1_000  # of an id or a text value
 MAX_DEAD_LETTER_CHARACTERS = 500  # of a bad row's text
+_MAX_EXACT = 2.0**53 - 1  # beyond it two whole numbers may be the same float
 _MAX_FLOAT = 3.4028234e38  # feedback is stored as float32
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -221,6 +222,8 @@ def _to_text(value: Any) -> str:
         except UnicodeDecodeError:
             raise BadValue("is not UTF-8") from None
     if isinstance(value, float) and value.is_integer():
+        if abs(value) > _MAX_EXACT:
+            raise BadValue("is a number that floats round; write ids as whole numbers or as text")
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

@@ -72,6 +72,7 @@ class Manifest(_Record):
     short_sessions: Count
     short_events: Count
     cut_events: Count
+    shared_session_ids: Count = 0  # that several users have: each is taken for one session, of its first user
     catalogue_items: Count  # items with data.min_item_support clicks in train
     feedback_ranges: dict[str, tuple[float | str, float | str]]
     splits: dict[str, SplitCounts]
@@ -153,9 +154,14 @@ def format_summary(manifest: Manifest) -> list[str]:
     older = ""
     if manifest.since_s is not None:
         older = f"; {manifest.older_rows:,} before {format_time(manifest.since_s)} were not taken"
+    shared = ""
+    if manifest.shared_session_ids:
+        shared = (
+            f"; {manifest.shared_session_ids:,} session ids are of several users, and were taken for one session each"
+        )
     lines = [
         f"rows        {manifest.rows:,}: {manifest.clicks:,} clicks, {manifest.impressions:,} impressions, {bad}{older}",
-        f"left out    {left_out}",
+        f"left out    {left_out}{shared}",
         f"catalogue   {manifest.catalogue_items:,} items",
     ]
     for split in schema.SPLITS:

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -64,7 +64,7 @@ def preprocess(
       RunError: the pipeline failed, or its counts don't add up.
     """
     files = check_source(data)
-    _check_first_rows(files[0], data, latest_timestamp_s)
+    _check_first_rows(files, data, latest_timestamp_s)
     n_rows = sum(count_rows(path, data.source) for path in files) if is_in_process else None
     work_dir = os.path.join(output_dir, WORK_FOLDER)
     try:
@@ -106,16 +106,16 @@ def _clear(output_dir: str) -> None:
         storage.remove_tree(os.path.join(output_dir, name))
 
 
-def _check_first_rows(path: str, data: DataConfig, latest_timestamp_s: float) -> None:
+def _check_first_rows(files: Sequence[str], data: DataConfig, latest_timestamp_s: float) -> None:
     """Refuses a configuration that fits no row, before the real work."""
     parser = EventParser(data, latest_timestamp_s)
-    read = islice(read_rows(path, data.source, mapped_columns(data.columns)), _SAMPLE_ROWS)
-    rows = [item for row in read for item in split_items(row, data.columns)]
-    results = [parser.parse(row) for row in rows]
+    every = ((path, row) for path in files for row in read_rows(path, data.source, mapped_columns(data.columns)))
+    rows = [(path, item) for path, row in islice(every, _SAMPLE_ROWS) for item in split_items(row, data.columns)]
+    results = [parser.parse(row) for _, row in rows]
     reasons = [result.reason for result in results if isinstance(result, BadRow)]
     if rows and len(reasons) == len(rows):
         top = max(reasons, key=reasons.count)
-        row = rows[reasons.index(top)]
+        path, row = rows[reasons.index(top)]
         raise InputError(
             f"{path}: none of the first {len(rows)} rows can be used; most often: {top}, e.g. line {row.line}: "
             f"{(row.text or str(row.values))[:100]!r}; check data.columns and data.time_unit"
@@ -191,6 +191,12 @@ def _check_rows(
         listed = [f"listed in {data.columns.clicked_item_ids}"] if data.columns.clicked_item_ids else []
         rules = " and ".join([*listed, *map(describe_rule, data.click_when)]) or "no rule"
         raise InputError(f"none of {rows} rows is a click (data.click_when: {rules}); feedback in the data: {seen}")
+    keys, shared = counts["keys", ""], counts["shared_keys", ""]
+    if shared > data.max_bad_share * keys:
+        raise InputError(
+            f"{shared} of {keys} session ids ({shared / keys:.1%}) have clicks of several users, more than data.max_bad_share = "
+            f"{data.max_bad_share:.1%}; name a column that is unique over all users in data.columns.session_id, or leave it out"
+        )
     for number, rule in enumerate(data.false_positive_when):
         _check_rule(rule, counts.get(("rule", str(number)), 0), clicks, seen)
 
@@ -248,6 +254,7 @@ def _build_manifest(
         short_sessions=get("short_sessions"),
         short_events=get("short_events"),
         cut_events=get("cut_events"),
+        shared_session_ids=get("shared_keys"),
         catalogue_items=get("catalogue_items"),
         feedback_ranges=dict(sorted(_details(facts["ranges"], "feedback").items())),
         splits={

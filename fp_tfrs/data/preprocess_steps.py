@@ -214,7 +214,8 @@ class _CutSessions(beam.DoFn):
             tuple(columns.feedback),
             has_session_id=columns.session_id is not None,
         )
-        for name in ("duplicate_events", "short_sessions", "short_events", "cut_events"):
+        self._counts["keys", ""] += 1
+        for name in ("duplicate_events", "short_sessions", "short_events", "cut_events", "shared_keys"):
             self._counts[name, ""] += getattr(cut, name)
         sessions: Iterable[Session] = cut.sessions
         if history is not None and columns.session_id is None:

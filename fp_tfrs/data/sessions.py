@@ -43,7 +43,7 @@ class Session:
 
 
 class SessionEvent(NamedTuple):
-    """What is known of an event once its session key is known. Field order = sort order: time, then fixed tie-breaks."""
+    """What is known of an event once its session key is known."""
 
     timestamp_s: float
     item_id: str
@@ -60,6 +60,7 @@ class Cut(NamedTuple):
     short_sessions: int
     short_events: int
     cut_events: int
+    shared_keys: int  # 1 for a session id under which several users have events, else 0
 
 
 def cut_sessions(
@@ -72,6 +73,8 @@ def cut_sessions(
 ) -> Cut:
     """Turns all events of one key into sessions; the result doesn't depend on the events' order or repetition.
 
+    Events of the same time are ordered by a hash: by item id the next one would be known to have a larger id.
+
     Args:
       key: the session id, or the user id when the log has no session ids.
       events: at least one; `SessionEvent`s or plain tuples of the same fields.
@@ -80,7 +83,9 @@ def cut_sessions(
       has_session_id: what the key is. Without session ids a session is called `user@start second`.
     """
     events = list(events)
-    ordered = [SessionEvent(*event) for event in sorted(set(events))]
+    distinct = sorted(SessionEvent(*event) for event in set(events))
+    same_time = itertools.groupby(distinct, key=lambda event: event.timestamp_s)
+    ordered = [event for _, tied in same_time for event in _without_order(key, list(tied))]
     duplicates = len(events) - len(ordered)
     runs = [ordered] if has_session_id or sessions.gap_s is None else _split_at_pauses(ordered, sessions.gap_s)
     kept: list[Session] = []
@@ -106,7 +111,16 @@ def cut_sessions(
                 feedback=dict(zip(feedback_names, zip(*(event.feedback for event in last)))),
             )
         )
-    return Cut(kept, duplicates, short_sessions, short_events, cut_events)
+    is_shared = has_session_id and len({event.user_id for event in ordered} - {""}) > 1
+    return Cut(kept, duplicates, short_sessions, short_events, cut_events, int(is_shared))
+
+
+def _without_order(key: str, tied: list[SessionEvent]) -> list[SessionEvent]:
+    if len(tied) == 1:
+        return tied
+    return sorted(
+        tied, key=lambda event: (hashlib.blake2b(f"{key}:{event.item_id}".encode(), digest_size=8).digest(), event)
+    )
 
 
 def _split_at_pauses(ordered: list[SessionEvent], gap_s: float) -> list[list[SessionEvent]]:
