@@ -15,10 +15,10 @@ V, D = 12, 6
 CLICKS, ABANDONED = np.arange(2, V + 2), np.arange(V) // 2
 
 
-def _model(next_item=None, **loss):
+def _model(next_item=None, xdm=None, **loss):
     tower = NarmConfig(embedding_dim=D, hidden_dim=D, dropout_embedding=0, dropout_context=0)
     config = ModelConfig(
-        method="two_queries", tower=tower, loss=LossConfig(**loss), next_item=next_item or NextItemConfig()
+        method="two_queries", tower=tower, loss=LossConfig(**loss), next_item=next_item or NextItemConfig(), xdm=xdm
     )
     model = SessionModel(config, V, 3, CLICKS, abandoned_counts=ABANDONED)
     random = np.random.default_rng(0)
@@ -96,6 +96,36 @@ def test_the_term_compares_kept_targets_with_what_was_abandoned_and_no_abandoned
     one[schema.FP_PROBABILITY][0, [0, 2]] = 0
     assert _loss(model, batch) == pytest.approx(_loss(model, one), rel=1e-6)
     assert _loss(model, batch) > without + 1e-3
+
+
+@pytest.mark.parametrize("denominator", ["active_fp", "all"])
+def test_the_terms_figures_are_over_kept_targets(denominator):
+    """One kept target has false positives, one has none; an abandoned one more changes nothing."""
+    batch = _batch(n_fp=2)
+    fewer = {**batch, schema.LABEL: np.array([[0, 7, 0], [4, 0, 0]], np.int32)}
+    more = {**fewer, schema.LABEL: np.array([[5, 7, 9], [4, 0, 0]], np.int32)}
+    found = []
+    for case in (fewer, more):
+        model = _model(lambda_fp=1, abandoned_weight=0.0, denominator=denominator)
+        loss = _loss(model, case)
+        logs = {metric.name: float(metric.result()) for metric in model.metrics}
+        found.append((loss, logs["metric_loss"], logs["fp_position_share"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-6) and found[0][2] == 0.5
+
+
+def test_what_was_shown_and_not_clicked_is_compared_with_kept_targets_alone():
+    """XDM's triplet pulls a session to its target: not to one that was abandoned."""
+    batch = _batch() | {
+        schema.UNCLICKED_INDEX: np.array([[10], [11]], np.int32),
+        schema.IS_UNCLICKED: np.ones((2, 3, 1), bool),
+    }
+    for is_abandoned, is_pulled in ((True, False), (False, True)):
+        model = _model(lambda_fp=0, abandoned_weight=0.0, xdm={"lambda_unclicked": 10.0, "fusion": "none"})
+        case = batch | {schema.LABEL_IS_FP: np.full((2, 3), is_abandoned)}
+        _loss(model, case)
+        (share,) = (float(metric.result()) for metric in model.metrics if metric.name == "unclicked_position_share")
+        (cost,) = (float(metric.result()) for metric in model.metrics if metric.name == "unclicked_loss")
+        assert (cost > 0, share > 0) == (is_pulled, is_pulled)
 
 
 def test_sampled_items_have_the_offsets_too_before_abandoned_targets_alone():

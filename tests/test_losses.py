@@ -16,7 +16,11 @@ from fp_tfrs.learning.task import FalsePositiveTask
 SIMILARITIES = ("dot", "scaled_dot", "cosine")
 V = 15
 TERMS = ["fp_metric", "fp_adametric", "fp_softmax", "not_to_recommend", "fp_contrastive", "fp_n_pair", "soft_labels"]
-OPTIONS = list(itertools.product(SIMILARITIES, ("of_mean", "per_fp"), ("mean", "sum", "softmax")))
+OPTIONS = [
+    options
+    for options in itertools.product(SIMILARITIES, ("of_mean", "per_fp"), ("mean", "sum", "softmax"))
+    if options != ("cosine", "of_mean", "sum")  # which is the mean, and refused
+]
 
 
 # --- reduction
@@ -195,6 +199,8 @@ def draw_options(random):
     }
     numbers = {"margin": (0, 3), "fp_logit_margin": (0.3, 4), "contrastive_temperature": (0.1, 2)}
     drawn = {name: str(random.choice(values)) for name, values in choices.items()}
+    if (drawn["similarity"], drawn["aggregation"]) == ("cosine", "sum"):
+        drawn["hinge"] = "per_fp"
     return drawn | {name: random.uniform(*bounds) for name, bounds in numbers.items()}
 
 

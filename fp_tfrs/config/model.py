@@ -103,7 +103,17 @@ class LossConfig(Section):
                 "gate_gradient: supervised compares the gate's output with a degree between 0 and 1, "
                 f"which gate: {self.gate} does not keep to; use gate: sigmoid"
             )
+        if self.aggregation == "sum" and self.ignores_scale:
+            raise ValueError(
+                "aggregation: sum is the mean where similarity: cosine is taken of one mean false positive, which has no length; "
+                "use hinge: per_fp, or aggregation: mean"
+            )
         return self
+
+    @property
+    def ignores_scale(self) -> bool:
+        """Whether false positives' weights count by their ratios alone: the cosine with their mean has no length."""
+        return self.similarity == "cosine" and self.hinge == "of_mean"
 
 
 class ModelConfig(Section):

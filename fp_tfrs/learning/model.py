@@ -134,16 +134,6 @@ class SessionModel(tfrs.Model):
         items = self._as_scored(self.items.item_embeddings())
         return items if self.task.satisfaction is None else self.task.satisfaction.candidates(items)
 
-    def train_step(self, inputs: Batch) -> dict[str, tf.Tensor]:
-        """One step of the optimiser; the task's figures so far, and the batch's loss.
-
-        Of a replica's share of a batch the loss is its part of the whole batch's; `fit` adds them up.
-        """
-        # Keras finds the end of a dataset of unknown size by a step without data. Unless everything waits for the data,
-        # that step advances Adam's step counter, and only in a process's first epoch: resuming would not be exact.
-        with tf.control_dependencies(tf.nest.flatten(inputs)):
-            return super().train_step(inputs)
-
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
         """The loss of a training batch (see `schema.py`), a scalar; updates the task's figures."""
         label = inputs[schema.LABEL]
@@ -176,7 +166,7 @@ class SessionModel(tfrs.Model):
         if self.unclicked is not None:
             shown = rows(inputs[schema.UNCLICKED_INDEX])
             fused = self.unclicked(sessions, shown, inputs[schema.IS_UNCLICKED], self._user(inputs), training)
-            unclicked_loss = self.unclicked.loss(sessions, fused, labels, label >= schema.FIRST_ITEM_INDEX)
+            unclicked_loss = self.unclicked.loss(sessions, fused, labels, self.task.is_compared(inputs))
             sessions = fused.session_embeddings
         fps = self._as_scored(rows(inputs[schema.FP_INDEX])) if schema.FP_INDEX in inputs else None
         if self._concat_items and self.users is not None and self.concat is not None:

@@ -104,13 +104,14 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
         label = batch[schema.LABEL]
         is_target = label >= schema.FIRST_ITEM_INDEX
         fp_probability = None
-        is_compared = is_target
-        if self.abandoned_query is not None:
-            is_compared &= ~batch[schema.LABEL_IS_FP]  # the term is of kept targets alone
+        is_compared = self.is_compared(batch)
+        label_weight = tf.cast(is_compared, session_embeddings.dtype)
+        if schema.LABEL_WEIGHT in batch:
+            label_weight *= batch[schema.LABEL_WEIGHT]
         if self._term is not None:
             # Positions without a target have no false positives either.
             fp_probability = tf.where(is_compared[..., tf.newaxis], batch[schema.FP_PROBABILITY], 0)
-            self._fp_position_share.update_state(tf.reduce_any(fp_probability > 0, -1), is_target)
+            self._fp_position_share.update_state(tf.reduce_any(fp_probability > 0, -1), is_compared)
         extra = None
         if self._term == "softmax":
             margin = self._loss_config.fp_logit_margin
@@ -130,13 +131,13 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
         loss = reduce_loss(weight * cross_entropy, tf.reduce_sum(weight), self._loss_config.reduction)
         if self._term in ("metric", "adaptive"):
             loss += self._hinge_term(
-                session_embeddings, label_embeddings, fp_embeddings, fp_probability, is_target, batch
+                session_embeddings, label_embeddings, fp_embeddings, fp_probability, label_weight, batch
             )
         elif self._term in ("not_to_recommend", "contrastive", "n_pair"):
             scores = tf.reduce_sum(session_embeddings * label_embeddings, -1)
             log_partition = scores + _spread(cross_entropy, is_target)  # of the full softmax: −log p = log Σ − score
             term = self._pair_term(session_embeddings, label_embeddings, fp_embeddings, fp_probability, log_partition)
-            loss += self._reduce_term(term, is_target, fp_probability)
+            loss += self._reduce_term(term, label_weight, fp_probability)
         if self.satisfaction is not None:
             is_kept = ~batch[schema.LABEL_IS_FP][is_target]
             row = label[is_target] - schema.FIRST_ITEM_INDEX
@@ -145,6 +146,11 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
             n_targets = tf.shape(cost)[0]
             loss += self._loss_config.satisfaction_weight * reduce_loss(cost, n_targets, self._loss_config.reduction)
         return loss
+
+    def is_compared(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """`<bool>[B, T]` the targets that sessions are pulled to: not abandoned ones where those have a query of their own."""
+        is_target = batch[schema.LABEL] >= schema.FIRST_ITEM_INDEX
+        return is_target if self.abandoned_query is None else is_target & ~batch[schema.LABEL_IS_FP]
 
     def _pair_term(self, sessions, labels, fps, fp_probability, log_partition) -> tf.Tensor:
         """`<float>[B, T]` the term of one of the methods that compare each false positive by itself."""
@@ -156,7 +162,7 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
         is_sigmoid = config.not_to_recommend_form == "sigmoid"
         return not_to_recommend(sessions, fps, fp_probability, None if is_sigmoid else log_partition)
 
-    def _hinge_term(self, sessions, labels, fps, fp_probability, is_target, batch) -> tf.Tensor:
+    def _hinge_term(self, sessions, labels, fps, fp_probability, label_weight, batch) -> tf.Tensor:
         """λ times the mean hinge, a scalar; and what trains a supervised gate."""
         config, weight, supervision = self._loss_config, None, 0.0
         if self._term == "adaptive" and self.gate is None:
@@ -166,7 +172,7 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
             weight = self.gate.weight(logits, fp_probability)
             if config.gate_gradient == "supervised":
                 cost = degree_loss(logits, fp_probability, batch[schema.FP_DEGREE])
-                supervision = reduce_loss(cost, self._count(is_target, fp_probability), config.reduction)
+                supervision = reduce_loss(cost, self._count(label_weight, fp_probability), config.reduction)
         hinge = metric_hinge(sessions, labels, fps, fp_probability, weight, config)
         is_fp = fp_probability > 0
         self._hinge_active_share.update_state(hinge > 0, tf.reduce_any(is_fp, -1))
@@ -174,19 +180,20 @@ class FalsePositiveTask(tf.keras.layers.Layer, tfrs.tasks.Task):
             similarity = pairwise_similarity(sessions, fps, config.similarity)
             self._gate_mean.update_state(weight, is_fp)
             self._gate_similarity_correlation.update_state(weight, similarity, is_fp)
-        return self._reduce_term(hinge, is_target, fp_probability) + supervision
+        return self._reduce_term(hinge, label_weight, fp_probability) + supervision
 
-    def _reduce_term(self, term: tf.Tensor, is_target: tf.Tensor, fp_probability: tf.Tensor) -> tf.Tensor:
-        """λ times the term's mean over the positions that count, a scalar."""
-        n_counted = self._count(is_target, fp_probability)
+    def _reduce_term(self, term: tf.Tensor, label_weight: tf.Tensor, fp_probability: tf.Tensor) -> tf.Tensor:
+        """λ times the term's mean over the positions that count, each by its target's weight, a scalar."""
+        term *= label_weight
+        n_counted = self._count(label_weight, fp_probability)
         self._metric_loss.update_state(tf.math.divide_no_nan(tf.reduce_sum(term), n_counted), n_counted)
         return self._loss_config.lambda_fp * reduce_loss(term, n_counted, self._loss_config.reduction)
 
-    def _count(self, is_target: tf.Tensor, fp_probability: tf.Tensor) -> tf.Tensor:
-        """The number of positions that count, as a float."""
-        has_fp = tf.reduce_any(fp_probability > 0, -1)
-        is_counted = has_fp if self._loss_config.denominator == "active_fp" else is_target
-        return tf.reduce_sum(tf.cast(is_counted, fp_probability.dtype))
+    def _count(self, label_weight: tf.Tensor, fp_probability: tf.Tensor) -> tf.Tensor:
+        """The number of positions that count, a scalar; a fraction where targets have weights."""
+        if self._loss_config.denominator == "active_fp":
+            label_weight = tf.where(tf.reduce_any(fp_probability > 0, -1), label_weight, 0)
+        return tf.reduce_sum(label_weight)
 
 
 def _spread(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -145,7 +145,7 @@ def _run_epochs(
                 tf.summary.scalar(name, value, step=epoch + 1)
         writer.flush()
         state.finish_epoch(record)
-        for line in describe_epoch(state.history, training.max_epochs):
+        for line in describe_epoch(state.history, training.max_epochs, config.model.loss.ignores_scale):
             on_line(line)
         model.stop_training = state.is_finished(last_epoch, training.patience)
         begin_s = time.monotonic()
@@ -220,8 +220,11 @@ class _StopAtNaN(tf.keras.callbacks.Callback):
         )
 
 
-def describe_epoch(history: Sequence[Record], max_epochs: int) -> list[str]:
-    """The last epoch in words: its figures, what false positives did, and warnings that did not hold an epoch before."""
+def describe_epoch(history: Sequence[Record], max_epochs: int, ignores_scale: bool = False) -> list[str]:
+    """The last epoch in words: its figures, what false positives did, and warnings that did not hold an epoch before.
+
+    ignores_scale: of the configured loss; then a small gate switches nothing off.
+    """
     record = history[-1]
     epoch, fp_hr = int(record["epoch"] or 0), record["val_fp_hr@20"]
     left = datetime.timedelta(seconds=round((record["seconds"] or 0) * (max_epochs - epoch)))
@@ -256,11 +259,11 @@ def describe_epoch(history: Sequence[Record], max_epochs: int) -> list[str]:
         is_hinge = "unclicked_active_share" in record
         active = f"hinge active at {record['unclicked_active_share']:.1%} of the " if is_hinge else ""
         lines.append(f"  {active}{share} targets {'with' if is_hinge else 'have'} unclicked items")
-    before = _warnings(history[-2]) if len(history) > 1 else []
-    return lines + [f"warning: {warning}" for warning in _warnings(record) if warning not in before]
+    before = _warnings(history[-2], ignores_scale) if len(history) > 1 else []
+    return lines + [f"warning: {warning}" for warning in _warnings(record, ignores_scale) if warning not in before]
 
 
-def _warnings(record: Record) -> list[str]:
+def _warnings(record: Record, ignores_scale: bool) -> list[str]:
     """What makes a metric term do nothing in this epoch."""
     found = []
     if record.get("unclicked_position_share", 1) == 0:
@@ -271,7 +274,7 @@ def _warnings(record: Record) -> list[str]:
         return found
     if not record["fp_position_share"]:
         return [*found, "no target has false positives, so they add nothing to the loss; widen model.loss.fp_scope"]
-    if (record.get("gate_mean", 1) or 0) < _OFF_GATE_MEAN:
+    if not ignores_scale and (record.get("gate_mean", 1) or 0) < _OFF_GATE_MEAN:
         found.append("the gate has switched the metric term off; try model.loss.gate_gradient: stop, or gate: hard")
     if (record.get("hinge_active_share", 1) or 0) < _OFF_HINGE_SHARE:
         found.append("the hinge is almost never active; raise model.loss.margin, or use similarity: cosine")

@@ -148,7 +148,9 @@ class UnclickedBranch(tf.keras.layers.Layer):
         odds = tf.exp(tf.maximum(energy, _LEAST_ENERGY))
         listed, share = listed[:, tf.newaxis], share[:, tf.newaxis]
         total = tf.matmul(listed, odds, transpose_b=True)  # [B, n_heads, T, U], of each item as the one that attends
-        weight = listed * tf.matmul(tf.math.divide_no_nan(share, total), odds)
+        # Not share / total, whose gradient has the total's square, no float32 where the list lacks what attracts most.
+        per_total = tf.exp(-tf.math.log(tf.where(total > 0, total, 1)))
+        weight = listed * tf.matmul(share * per_total, odds)
         mixed = tf.matmul(weight, items[:, tf.newaxis])  # [B, n_heads, T, D]
         values = tf.einsum("bhtd,dhe->bthe", mixed, tf.reshape(value_kernel, [-1, n_heads, head_dim]))
         attended = mean + tf.tensordot(tf.reshape(values, tf.shape(mean)), output_kernel, 1)
@@ -179,7 +181,7 @@ class UnclickedBranch(tf.keras.layers.Layer):
             clicked: `<float>[B, T, D]` h
             fused: of `call`
             label_embeddings: `<float>[B, T, D]` c, as they are scored
-            is_target: `<bool>[B, T]`
+            is_target: `<bool>[B, T]` which of them sessions are to be near
         """
         is_counted = is_target & fused.has_unclicked
         members = (clicked[is_counted], fused.unclicked_embeddings[is_counted], label_embeddings[is_counted])
