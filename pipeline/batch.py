@@ -13,7 +13,7 @@ from fp_tfrs.config.beam import IN_PROCESS
 from fp_tfrs.errors import InputError
 from fp_tfrs.serving import batch
 from fp_tfrs.serving.saved_model import find_version
-from pipeline import preflight
+from pipeline import preflight, several_workers
 
 
 def recommend(
@@ -33,6 +33,7 @@ def recommend(
     section = BeamConfig() if config is None else config_file.load(config).beam
     if storage.is_local(output):
         preflight.check_workers(section)
+    several_workers.make_safe()
     arguments = section.arguments()
     manifest = batch.recommend_all(
         find_version(os.path.abspath(model) if storage.is_local(model) else model),

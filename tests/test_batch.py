@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import apache_beam as beam
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_serving import VOCABULARY, Export, draw_sessions, run_config
@@ -155,6 +156,29 @@ def test_a_command_that_was_stopped_goes_on_and_one_that_is_done_does_nothing(
     assert {len(row["item_id"]) for row in read(written / "out")} <= {0, 1, 2}
 
 
+def test_what_the_runner_loses_is_not_taken_for_answered(export, expected, written, monkeypatch):
+    process = batch_steps.Recommend.process
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            batch_steps.Recommend, "process", lambda self, part: part[2] != 20 and process(self, part) or None
+        )
+        with pytest.raises(
+            RunError, match=r"left out 2 of 5 parts, such as .*a.jsonl from row 20 on; the same command"
+        ):
+            recommend(export, written)
+    assert os.listdir(written / "out") == [batch.WORK_FOLDER]
+    recommend(export, written)
+    check(read(written / "out"), expected)
+
+
+def test_a_file_without_rows_is_passed_over(export, tmp_path):
+    """As Spark writes a partition that has none."""
+    schema = pa.schema({"session_id": pa.string(), "item_id": pa.list_(pa.string())})
+    for part, rows in enumerate(([], [{"session_id": "s", "item_id": VOCABULARY[:1]}])):
+        pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / f"part-{part}.parquet")
+    assert recommend(export, tmp_path, pattern="*.parquet").sessions == 1
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
@@ -197,6 +221,7 @@ def test_what_cannot_be_done_is_said_in_a_line(export, written, capsys):
         ({"-k": "0"}, "ask for 1 item at least"),
         ({"--model": str(written)}, "neither an exported model nor"),
         ({"--input": str(written / "c*")}, "no such file"),
+        ({"--input": str(written), "--output": str(written)}, "a.jsonl, which lies in --output"),
         ({"--input": str(bad)}, "none of the first 3 rows can be used; most often (3): session_id is missing"),
         ({"--output": str(written / "a.jsonl")}, "cannot be written"),
         ({"--output": str(written / "other")}, "is none of fp-tfrs batch-recommend"),

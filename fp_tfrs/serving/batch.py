@@ -93,6 +93,11 @@ def recommend_all(
     """
     work_dir = os.path.join(output_dir, WORK_FOLDER)
     files = find_files(patterns)
+    within = next((path for path in files if path.startswith(os.path.join(output_dir, ""))), None)
+    if within is not None:
+        raise InputError(
+            f"--input has {within}, which lies in --output {output_dir}; give a folder apart from the input"
+        )
     parts = divide(files, batch_steps.SHARD_ROWS)
     _check_first_rows(parts)
     plan = _fingerprint(model_dir, files, k, file_format)
@@ -102,7 +107,7 @@ def recommend_all(
         return finished
     with _exclusive(output_dir):
         _prepare(output_dir, work_dir, plan)
-        left = [part for part in parts if not _is_done(work_dir, part, file_format)]
+        left = _left(work_dir, parts)
         counts = [part.n_rows for part in parts]
         total = sum(filter(None, counts)) if is_in_process and None not in counts else None
         with Progress(total, "recommending", "sessions") if is_in_process else contextlib.nullcontext() as progress:
@@ -122,20 +127,24 @@ def recommend_all(
                 raise RunError(f"the pipeline failed: {reason}; the same command goes on") from error
             finally:
                 batch_steps.rows_done = None
-        return _finish(model_dir, parts, output_dir, work_dir, plan)
+        if lost := _left(work_dir, parts):
+            first = f"{lost[0].path} from row {lost[0].first_row} on"
+            raise RunError(
+                f"the pipeline left out {len(lost)} of {len(parts)} parts, such as {first}; the same command goes on"
+            )
+        return _finish(model_dir, output_dir, work_dir, plan)
 
 
 def _check_first_rows(parts: Sequence[Part]) -> None:
     """Refuses files of which no row fits, before the real work."""
-    rows = list(islice(read_part(parts[0]), _SAMPLE_ROWS)) if parts else []
-    reasons = [found.reason for found in map(parse, rows) if isinstance(found, BadRow)]
+    rows = list(islice(((part.path, row) for part in parts for row in read_part(part)), _SAMPLE_ROWS))
+    reasons = [found.reason for _, row in rows if isinstance(found := parse(row), BadRow)]
     if len(reasons) == len(rows):
-        where = f"--input {parts[0].path}: " if parts else "--input: "
         if not rows:
-            raise InputError(f"{where}no rows; give files with sessions")
+            raise InputError("--input: no rows; give files with sessions")
         top, count = Counter(reasons).most_common(1)[0]
         raise InputError(
-            f"{where}none of the first {len(rows)} rows can be used; most often ({count}): {top}; columns are session_id, "
+            f"--input {rows[0][0]}: none of the first {len(rows)} rows can be used; most often ({count}): {top}; columns are session_id, "
             "item_id and, if any, is_false_positive, user_id, history_item_id, unclicked_item_id"
         )
 
@@ -188,20 +197,17 @@ def _prepare(output_dir: str, work_dir: str, plan: str) -> None:
             storage.remove(path)
     for folder in (output_dir, work_dir):
         for name in storage.list_folder(folder):
-            if name == DEAD_LETTERS or name.startswith("sessions-"):
+            if name == DEAD_LETTERS or name.startswith(("sessions-", "part-")):
                 storage.remove(os.path.join(folder, name))
     storage.write_text(plan_path, plan)
 
 
-def _is_done(work_dir: str, part: Part, file_format: str) -> bool:
-    """Can it be left out? Of a part that may make several shards the worker sees which there are."""
-    if part.n_rows is None or part.n_rows > batch_steps.SHARD_ROWS:
-        return False
-    name = batch_steps.shard_name(part.file, part.first_row, file_format)
-    return storage.exists(batch_steps.facts_path(work_dir, name))
+def _left(work_dir: str, parts: Sequence[Part]) -> list[Part]:
+    """The parts that are still to be answered; of one that was begun the worker sees which shards there are."""
+    return [part for part in parts if not storage.exists(batch_steps.done_path(work_dir, part))]
 
 
-def _finish(model_dir: str, parts: Sequence[Part], output_dir: str, work_dir: str, plan: str) -> Manifest:
+def _finish(model_dir: str, output_dir: str, work_dir: str, plan: str) -> Manifest:
     """Moves the shards, joins the dead letters, writes the manifest; killed half-way it can be done again."""
     suffix = batch_steps.facts_path("", "")
     names = [name.removesuffix(suffix) for name in storage.list_folder(work_dir) if name.endswith(suffix)]

@@ -107,6 +107,7 @@ class Recommend(beam.DoFn):
             if rows_done:
                 rows_done(len(chunk))
             first_row += len(chunk)
+        storage.write_text(done_path(self._work_dir, part), "")
 
     def _write(self, name: str, source: str, chunk: Sequence[Any]) -> None:
         asked: list[Asked] = []
@@ -141,6 +142,11 @@ class Recommend(beam.DoFn):
 def shard_name(file: int, first_row: int, file_format: str) -> str:
     """Sorts as the files and their rows do."""
     return f"sessions-{file:05d}-{first_row:010d}.{file_format}"
+
+
+def done_path(work_dir: str, part: Part) -> str:
+    """What is there once all shards of the part are."""
+    return os.path.join(work_dir, f"part-{part.file:05d}-{part.first_row:010d}.done")
 
 
 def facts_path(work_dir: str, name: str) -> str:

@@ -177,13 +177,25 @@ class SavedModel:
 
 
 def _pad(item_id: Sequence[Sequence[Any]] | np.ndarray, flags: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Sessions as object [B, T] filled up with "", and their flags as int64 [B, T] filled up with 0."""
+    """Sessions as object [B, T] filled up with "", and their flags as int64 [B, T] filled up with 0.
+
+    Raises:
+        InputError: a session is no list of texts, or its flags are not its own 0s and 1s.
+    """
+    if flags is not None and len(flags) > len(item_id):
+        raise InputError(
+            f"flags for {len(flags)} sessions, but {len(item_id)} sessions; give one list of flags for each"
+        )
     n_steps = max((len(session) for session in item_id), default=0)
     ids = np.full((len(item_id), n_steps), "", dtype=object)
     padded_flags = np.zeros((len(item_id), n_steps), dtype=np.int64)
     for row, session in enumerate(item_id):
+        if isinstance(session, (str, bytes)) or not all(isinstance(item, (str, bytes)) for item in session):
+            raise InputError(f"{session!r:.100} is no list of ids as text; give a list for each session: [[…], […]]")
         ids[row, : len(session)] = session
     for row, values in enumerate(() if flags is None else flags):
+        if not isinstance(values, (Sequence, np.ndarray)) or not set(values) <= {0, 1}:
+            raise InputError(f"{values!r:.100} are no flags; give a list of 0s and 1s for each session: [[…], […]]")
         if len(values) > len(item_id[row]):
             raise InputError(f"{len(values)} flags for {len(item_id[row])} items; give one flag per item, or fewer")
         padded_flags[row, : len(values)] = values

@@ -165,7 +165,10 @@ def _read_examples(path: str) -> Iterator[RawRow]:
     import tensorflow as tf
 
     if not path.endswith(".gz") and not storage.has_whole_records(path):
-        raise InputError(f"--input {path} can't be read: a record ends after the file does; write it again")
+        raise InputError(
+            f"--input {path} can't be read: by its name it holds TFRecords, and a record ends after the file does; write it again, "
+            "or rename it if it is .parquet or .jsonl"
+        )
     records = tf.data.TFRecordDataset(path, "GZIP" if path.endswith(".gz") else "")
     try:
         for line, record in enumerate(records.as_numpy_iterator(), 1):
