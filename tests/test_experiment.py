@@ -14,6 +14,7 @@ import yaml
 
 from fp_tfrs import schema
 from fp_tfrs.config import EvaluationConfig
+from fp_tfrs.errors import RunError
 from fp_tfrs.evaluation import judging
 from fp_tfrs.experiments.figures import SET_METRICS
 from fp_tfrs.experiments.outputs import write_outputs
@@ -160,6 +161,21 @@ def test_where_only_the_results_are_left_the_first_seeds_are_trained_again_for_t
     assert len(told) == 2 and all(" seed 1 judged: " in line for line in told)
     assert ranks == {path: path.stat().st_mtime_ns for path in (tmp_path / "results" / "ranks").iterdir()}
     assert "without" not in write_outputs(workshop, tmp_path / "report")[-1]
+
+
+def test_what_was_judged_on_an_earlier_log_is_not_compared_with_the_later_one(finished):
+    """The configuration is the same, the log is another: as large, other sessions."""
+    folder, _ = finished
+
+    def prepare_other(run, root):
+        simulation = run.data.source.simulation.model_copy(update={"seed": 2})
+        source = run.data.source.model_copy(update={"simulation": simulation})
+        other = run.model_copy(update={"data": run.data.model_copy(update={"source": source})})
+        return local_runner.prepare_data(other, str(folder / "other"))
+
+    workshop = Workshop(Plan(str(folder / "small.yaml")), prepare_other, folder / "root", folder / "results")
+    with pytest.raises(RunError, match=r"fp_simple seed 1 was judged on other targets than log has now"):
+        write_outputs(workshop, folder / "report of other")
 
 
 def test_a_cell_that_its_data_refuse_is_left_out_and_said_to_be(tmp_path):

@@ -28,8 +28,9 @@ def test_ranks_and_history_come_back_as_they_went_in(tmp_path):
     assert not ledger.is_judged("run1")
     history = [{"epoch": 1, "val_mrr@20": 0.123456, "val_fp_hr@20": None}]
     lists = {"set_hr@50": np.array([0, 1]), "set_recall@50": np.array([0, 1 / 3])}
-    ledger.judge("run1", Judged(np.array([1, 70_000, 3]), history, lists))
+    ledger.judge("run1", Judged(np.array([1, 70_000, 3]), history, lists, "of these targets"))
     found = ledger.judged("run1")
+    assert found.data == "of these targets"
     np.testing.assert_array_equal(found.ranks, [1, 70_000, 3])
     assert found.history == history and ledger.is_judged("run1")
     assert {name: of.tolist() for name, of in found.list_values.items()} == {
@@ -43,7 +44,7 @@ def test_ranks_of_before_there_were_lists_are_read(tmp_path):
     (tmp_path / "ranks").mkdir()
     np.savez_compressed(tmp_path / "ranks" / "old.npz", ranks=np.array([2, 1], np.int32), history=np.array("[]"))
     found = ledger.judged("old")
-    assert found.ranks.tolist() == [2, 1] and found.list_values == {}
+    assert found.ranks.tolist() == [2, 1] and found.list_values == {} and found.data == ""
 
 
 def test_damaged_ranks_are_named(tmp_path):

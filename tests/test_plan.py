@@ -58,6 +58,9 @@ def test_other_runs_data_can_take_the_place_of_the_experiments_without_their_mod
     assert {cell.data_set for cell in plan.experiment.cells()} == {"mine"}
     run = plan.run(plan.experiment.cells()[0], {}, 1)
     assert run.training.batch_size == 7 and run.model.cosine_scale is None
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(mine))
+    with pytest.raises(InputError, match=r"mine.yaml and .*other.yaml both have name: mine; rename one"):
+        Plan(str(tmp_path / "small.yaml"), [str(tmp_path / "mine.yaml"), str(tmp_path / "other.yaml")])
 
 
 def test_every_cell_tries_as_many_settings_and_the_same_shared_ones(tmp_path):

@@ -248,6 +248,16 @@ def test_a_verdict_for_every_claim_of_the_papers():
     assert verdict_table(make_results(methods=("vanilla", "skip_aware")), {}).rows == ()
 
 
+def test_a_claim_holds_where_less_is_abandoned():
+    made = make_results(methods=("vanilla", "fp_simple"), metrics=("fp_hr@20", "hr@20"))
+    for low, high, expected in ((-0.02, -0.01, "holds"), (0.01, 0.02, "reversed"), (-0.01, 0.01, "undecided")):
+        differences = made_up_differences(made)
+        for of_pair in differences.values():
+            of_pair["fp_hr@20"] = dataclasses.replace(of_pair["fp_hr@20"], low=low, high=high)
+        table = verdict_table(made, differences)
+        assert entry_of(table, ("clicks", "narm", "FP-HR@20"), ("", "whole order")).text == expected
+
+
 def test_cells_of_a_sweep_stand_by_their_values():
     made = make_results(methods=("fp_simple", "fp_metric"), sweep={"model.loss.margin": (0.5, 1.0)})
     tables = {table.title: table for table in make_tables(made)}

@@ -242,6 +242,11 @@ def test_the_picture_is_a_png_that_shows_the_scores(search, tmp_path):
     assert len({*pictures}) == 3
 
 
+def test_the_picture_has_the_numbers_as_they_were_tried(tmp_path):
+    trials = results(tmp_path, [{"trial_id": "0", "score": 0.1, LAMBDA: 0.333333, MARGIN: 1.0}])
+    assert report.draw_lambda_margin(trials, TunerConfig(search={LAMBDA: (1 / 3, 1.0), MARGIN: (1.0, 2.0)}))
+
+
 def test_there_is_no_picture_of_something_else(tmp_path):
     trials = results(tmp_path, [{"trial_id": "0", "score": 0.1, MARGIN: 1.0}])
     assert report.draw_lambda_margin(trials, TunerConfig(search={MARGIN: (1.0,)})) is None

@@ -95,9 +95,9 @@ def make_card(
         "seed": str(run.seed),
     }
     needed = [
-        ", and for each whether it was abandoned" * (method.inputs != "all"),
+        ", and for each whether it was abandoned" * (method.inputs != "all" or run.model.penalty > 0),
         "; the user's id" * run.model.has_users,
-        "; the items of the user's earlier sessions" * (run.data.history is not None),
+        "; the items of the user's earlier sessions" * run.model.has_history,
         "; what was shown and not clicked" * (run.model.xdm is not None),
     ]
     text = environment.get_template("model_card.md.j2").render(

@@ -2,7 +2,8 @@
 
     trainings.jsonl     {"run": fingerprint, "val_mrr": …, "best_epoch": …, "seconds": …, "code": …}, one line a training
     ranks/<run>.npz     ranks <int32>[n] of the test targets, the epochs' history as JSON text, and `figures.SET_METRICS`
-                        <float32>[S] of the sessions' lists, which files of before there were any lack
+                        <float32>[S] of the sessions' lists, which files of before there were any lack, and `PreparedData.digest`,
+                        which older ones lack too
 
 Runs are named by `plan.run_fingerprint`, so that experiments in one folder share what they have in common. Both are small
 enough to be kept with the project; processes that work side by side append under a lock, and a line that a power cut has
@@ -38,11 +39,13 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """ranks: <int64>[n] of the test targets; history: the epochs' records; list_values: as `results.Run` has them."""
+    """ranks: <int64>[n] of the test targets; history: the epochs' records; list_values: as `results.Run` has them; data: digest
+    of the targets, "" in older files."""
 
     ranks: np.ndarray
     history: list[Record]
     list_values: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    data: str = ""
 
 
 class Ledger:
@@ -95,7 +98,8 @@ class Ledger:
             for record in judged.history
         ]
         lists = {name: values.astype(np.float32) for name, values in judged.list_values.items()}
-        arrays = {"ranks": judged.ranks.astype(np.int32), "history": np.array(json.dumps(history)), **lists}
+        texts = {"history": np.array(json.dumps(history)), "data": np.array(judged.data)}
+        arrays = {"ranks": judged.ranks.astype(np.int32), **texts, **lists}
         save_arrays(self._ranks_path(run), arrays)
 
     def judged(self, run: str) -> Judged:
@@ -108,12 +112,13 @@ class Ledger:
         arrays = load_arrays(path)
         try:
             ranks, history = arrays.pop("ranks"), json.loads(str(arrays.pop("history")))
+            data = str(arrays.pop("data", ""))
         except (KeyError, ValueError, RecursionError):
             ranks, history = np.array(None), None
         is_whole = ranks.ndim == 1 and ranks.dtype.kind == "i" and all(of.dtype.kind == "f" for of in arrays.values())
         if not is_whole or not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
             raise RunError(f"{path} holds no judged run; delete it and start again")
-        return Judged(ranks.astype(np.int64), history, arrays)
+        return Judged(ranks.astype(np.int64), history, arrays, data)
 
     def _ranks_path(self, run: str) -> str:
         return os.path.join(self._folder, "ranks", f"{run}.npz")

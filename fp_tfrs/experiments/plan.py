@@ -28,6 +28,7 @@ from fp_tfrs import config_file
 from fp_tfrs.config import RunConfig, Section, fingerprint
 from fp_tfrs.config.section import field
 from fp_tfrs.config.settings import Settings, assign, check_paths
+from fp_tfrs.errors import InputError
 from fp_tfrs.experiments.figures import SHARES
 from fp_tfrs.experiments.titles import TitlesPlan
 
@@ -160,7 +161,12 @@ class Plan:
         self.experiment = config_file.load_section(path, Experiment)
         if data_files:
             files = [os.path.abspath(file) for file in data_files]
-            data_sets = {config_file.load(file).name: DataSetPlan(config=file) for file in files}
+            data_sets: dict[str, DataSetPlan] = {}
+            for file in files:
+                name = config_file.load(file).name
+                if name in data_sets:
+                    raise InputError(f"--data: {data_sets[name].config} and {file} both have name: {name}; rename one")
+                data_sets[name] = DataSetPlan(config=file)
             self.experiment = self.experiment.model_copy(update={"data_sets": data_sets})
         folder = os.path.dirname(os.path.abspath(path))
         self._values = {

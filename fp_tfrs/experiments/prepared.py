@@ -6,6 +6,7 @@ The files come from the pipeline's own nodes up to Transform, which `pipeline.lo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from fp_tfrs import schema, storage
-from fp_tfrs.config import RunConfig
+from fp_tfrs.config import RunConfig, fingerprint
 from fp_tfrs.data import examples
 from fp_tfrs.data.session_table import SessionTable, read_sessions
 from fp_tfrs.data.vocabulary import read_vocabulary
@@ -53,6 +54,14 @@ class PreparedData:
     n_users: int
     targets: Targets
     item_counts: np.ndarray
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Changes with the catalogue, or with a target or its place."""
+        targets = self.targets
+        arrays = (targets.session, targets.position, targets.column, targets.is_false_positive)
+        sessions = (session.session_id for session in targets.sessions)
+        return fingerprint(*self.catalogue, "", *sessions, "", *(str(array.tolist()) for array in arrays))
 
 
 def load(files: PreparedFiles, run: RunConfig) -> PreparedData:

@@ -54,7 +54,7 @@ def _read_cell(workshop: Workshop, cell: Cell) -> CellResult:
 
 def _read_data_set(workshop: Workshop, name: str) -> DataSet:
     data, run = workshop.data(name), workshop.plan.data_run(name)
-    cache_path = os.path.join(workshop.root, "data", name, f"rankers-{run_fingerprint(run)}.npz")
+    cache_path = os.path.join(workshop.root, "data", name, f"rankers-{run_fingerprint(run)}-{data.digest}.npz")
     titles = workshop.plan.experiment.data_sets[name].titles
     return DataSet(
         data.targets,
@@ -77,7 +77,7 @@ def _environment(workshop: Workshop) -> dict[str, str]:
     hours = sum(trained[name].seconds for name in names) / 3600
     return {
         "trainings": f"{len(names):,}, {hours:.1f} hours on one process each",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine of this report": f"{platform.machine()}, {os.cpu_count()} cores",
         "software": f"fp-tfrs {fp_tfrs.__version__}, TensorFlow {tf.__version__}, Python {platform.python_version()}",
         "code": ", ".join(sorted({trained[name].code for name in names})),
     }

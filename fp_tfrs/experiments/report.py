@@ -64,7 +64,9 @@ def _facts(results: Results) -> dict[str, list[str]]:
     n_cells = n_swept * math.prod(map(len, (experiment.data_sets, experiment.towers, experiment.methods)))
     runs = [run for found in results.cells for run in found.runs]
     searched = [
-        path for of in (experiment, *experiment.towers.values(), *experiment.methods.values()) for path in of.search
+        path
+        for of in (experiment, *(plan for _, plans in _plans(experiment) for plan in plans.values()))
+        for path in of.search
     ]
     facts = {
         "Data sets": [_describe(name, data_set) for name, data_set in results.data_sets.items()],
@@ -80,7 +82,7 @@ def _facts(results: Results) -> dict[str, list[str]]:
         f"{len(results.cells)} of {n_cells} cells, {len(runs)} of {n_cells * len(experiment.seeds)} trainings",
         f"{sum(run.seconds for run in runs) / 3600:.2f} hours of training with the chosen settings",
     ]
-    facts["Ran on"] = [f"{name}: {value}" for name, value in results.environment.items()]
+    facts["Environment"] = [f"{name}: {value}" for name, value in results.environment.items()]
     return {name: [line for line in lines if line] for name, lines in facts.items() if any(lines)}
 
 
@@ -94,12 +96,17 @@ def _describe(name: str, data_set: DataSet) -> str:
 
 
 def _named(experiment: Experiment) -> list[dict[str, str]]:
-    """A row for each tower and method: what the plan sets for it, and what tuning searches."""
-    return [
+    """A row for all cells, and for each data set, tower and method: what the plan sets, and what tuning searches."""
+    rows = [{"Kind": "all", "Name": "", "Set": _settings_text({}), "Searched": _settings_text(experiment.search)}]
+    return rows + [
         {"Kind": kind, "Name": name, "Set": _settings_text(plan.set), "Searched": _settings_text(plan.search)}
-        for kind, plans in (("tower", experiment.towers), ("method", experiment.methods))
+        for kind, plans in _plans(experiment)
         for name, plan in plans.items()
     ]
+
+
+def _plans(experiment: Experiment) -> list[tuple[str, Mapping[str, Any]]]:
+    return [("data set", experiment.data_sets), ("tower", experiment.towers), ("method", experiment.methods)]
 
 
 def _chosen(found: CellResult) -> dict[str, str]:

@@ -140,7 +140,25 @@ class Workshop:
             with lock(os.path.join(root, "lock"), is_waiting=True):
                 files = self._prepare(run, root)
             self._loaded = data_set, load(files, run)
+            self._check_judged(*self._loaded)
         return self._loaded[1]
+
+    def _check_judged(self, data_set: str, data: PreparedData) -> None:
+        """Raises RunError: a finished run was judged on other targets; nothing can be compared with it."""
+        for cell in self.plan.experiment.cells():
+            chosen = self.chosen(cell) if cell.data_set == data_set else None
+            if chosen is None:
+                continue
+            for seed in self.plan.experiment.seeds:
+                name = run_fingerprint(self.plan.run(cell, chosen, seed))
+                if not self.ledger.is_judged(name):
+                    continue
+                judged = self.ledger.judged(name)
+                if judged.data not in ("", data.digest) or len(judged.ranks) != len(data.targets.session):
+                    raise RunError(
+                        f"{cell} seed {seed} was judged on other targets than {data_set} has now, as its log has changed; give "
+                        "other --root and --results folders, or the earlier log"
+                    )
 
     def analysis(self, run: str) -> dict[str, np.ndarray]:
         """What `analysis.py` made of a run; {} if it is not there."""
@@ -209,7 +227,7 @@ class Workshop:
                 save_arrays(self._analysis_path(task.name), found)
             if not self.ledger.is_judged(task.name):
                 ranks, lists = _rank(trained.model, data, run), _judge_lists(trained.model, data, run)
-                self.ledger.judge(task.name, Judged(ranks, trained.history, lists))
+                self.ledger.judge(task.name, Judged(ranks, trained.history, lists, data.digest))
             self._tidy(task.cell)
         tf.keras.backend.clear_session()
         return training

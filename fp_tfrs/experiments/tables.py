@@ -143,8 +143,8 @@ def verdict_table(results: Results, differences: Differences) -> Table:
     """Whether FP-AdaMetric > FP-Metric > FP-Simple > Vanilla, or what XDM's paper claims, pair by pair, for each data set,
     tower and metric.
 
-    A pair holds where the interval of its difference is above 0, is reversed where it is below 0, and is undecided
-    otherwise. The whole order holds where all pairs do, and is reversed where one is.
+    A pair holds where the interval of its difference is above 0 (where less is better, below 0), is reversed where it is on the
+    other side, and is undecided otherwise. The whole order holds where all pairs do, and is reversed where one is.
     """
     methods = results.experiment.methods
     claims = [(better, worse) for better, worse in PAPER_ORDER if better in methods and worse in methods]
@@ -155,7 +155,7 @@ def verdict_table(results: Results, differences: Differences) -> Table:
     for place, metric in itertools.product(places, results.experiment.metrics[:2] or VERDICT_METRICS):
         pairs = [Pair(place._replace(method=better), place._replace(method=worse)) for better, worse in claims]
         found = [differences[pair][metric] if pair in differences else None for pair in pairs]
-        verdicts = [_verdict(difference) if difference else "" for difference in found]
+        verdicts = [_verdict(difference, metric) if difference else "" for difference in found]
         whole = _whole_verdict(verdicts)
         wholes.append(whole)
         entries = [
@@ -177,8 +177,9 @@ def verdict_table(results: Results, differences: Differences) -> Table:
     return Table("Does the papers' order hold?", ("data set", "tower", "metric"), (("", columns),), tuple(rows), notes)
 
 
-def _verdict(difference: Difference) -> str:
-    return "holds" if difference.low > 0 else "reversed" if difference.high < 0 else "undecided"
+def _verdict(difference: Difference, metric: str) -> str:
+    low, high = sorted((sign(metric) * difference.low, sign(metric) * difference.high))
+    return "holds" if low > 0 else "reversed" if high < 0 else "undecided"
 
 
 def _whole_verdict(verdicts: Sequence[str]) -> str:

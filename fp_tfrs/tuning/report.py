@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from fp_tfrs import storage
 from fp_tfrs.config import Settings, TunerConfig, assign
-from fp_tfrs.tuning.values import EPOCHS, read_settings
+from fp_tfrs.tuning.values import EPOCHS, read_settings, round_number
 
 LAMBDA, MARGIN = "model.loss.lambda_fp", "model.loss.margin"
 _RESULTS_FILE = "tuner_results.json"  # TFX's name
@@ -78,7 +78,7 @@ def draw_lambda_margin(trials: Sequence[Tried], tuner: TunerConfig) -> bytes | N
     axes = figure.subplots()
     choices = tuner.search[LAMBDA], tuner.search[MARGIN]
     if isinstance(choices[0], tuple) and isinstance(choices[1], tuple):
-        rows, columns = (sorted(choice) for choice in choices)
+        rows, columns = (sorted({round_number(value) for value in choice}) for choice in choices)
         grid = np.full((len(rows), len(columns)), np.nan)
         for (weight, margin), score in scores.items():
             grid[rows.index(weight), columns.index(margin)] = score

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fp_tfrs.config import Settings
 
 PLAN = "tuner/"  # what keras-tuner's names of its own values begin with
@@ -11,11 +13,12 @@ _DIGITS = 6  # of a tried number, so that a user can write it as it is printed
 
 def read_settings(values: Settings) -> Settings:
     """Dotted path → value: without keras-tuner's own values, numbers rounded."""
-    return {
-        path: float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
-        for path, value in values.items()
-        if not path.startswith(PLAN)
-    }
+    return {path: round_number(value) for path, value in values.items() if not path.startswith(PLAN)}
+
+
+def round_number(value: Any) -> Any:
+    """As trials are trained with it; what is no fraction is left as it is."""
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
 def describe_settings(values: Settings) -> str:
