@@ -27,12 +27,17 @@ from benchmarks.peers import settings
 
 
 class Part(NamedTuple):
-    """A function `module.name` of keyword arguments that answers in plain JSON; `where` is where it works, no setting."""
+    """A function `module.name` of keyword arguments that answers in plain JSON.
+
+    where: arguments that say where it works, and are no setting.
+    settings: what else its answers depend on.
+    """
 
     module: str
     name: str
     arguments: Mapping[str, Any]
     where: Mapping[str, Any] = {}
+    settings: Mapping[str, Any] = {}
 
 
 def make_parts(n_rounds: int, share: float, data_dir: str, root: Path, until_equal: Sequence[str]) -> dict[str, Part]:
@@ -50,19 +55,24 @@ def make_parts(n_rounds: int, share: float, data_dir: str, root: Path, until_equ
         for tower in settings.TOWERS:
             cell = {"dataset": dataset, "tower": tower}
             how = {"share": share if dataset == "diginetica" else 1, "n_rounds": n_rounds}
-            parts[f"{dataset}/{tower}"] = Part("benchmarks.peers.compare", "run_cell", {**cell, **how}, where)
+            parts[f"{dataset}/{tower}"] = Part(
+                "benchmarks.peers.compare", "run_cell", {**cell, **how}, where, settings.of(tower)
+            )
     for tower in until_equal:
         cell = {"dataset": "diginetica", "tower": tower}
         how = {"negatives": list(settings.NEGATIVES), "max_epochs": 30, "n_peer_epochs": 2}
-        parts[f"until-equal/{tower}"] = Part("benchmarks.peers.compare", "run_until_equal", {**cell, **how}, where)
+        parts[f"until-equal/{tower}"] = Part(
+            "benchmarks.peers.compare", "run_until_equal", {**cell, **how}, where, settings.of(tower)
+        )
     return parts
 
 
 def run_parts(parts: Mapping[str, Part], results_path: Path) -> list[str]:
-    """Runs those without a result by these arguments; the names of those that failed."""
+    """Runs those without a result by these arguments and settings; the names of those that failed."""
     failed = []
     for name, part in parts.items():
-        if read_results(results_path).get(name, {}).get("arguments") == part.arguments:
+        known = read_results(results_path).get(name, {})
+        if (known.get("arguments"), known.get("settings")) == (part.arguments, part.settings):
             print(f"{name}: finished before", flush=True)
             continue
         load = os.getloadavg()[0]
@@ -77,7 +87,7 @@ def run_parts(parts: Mapping[str, Part], results_path: Path) -> list[str]:
 
 def _run_part(name: str, part: Part, load: float, results_path: Path) -> None:
     answer = getattr(importlib.import_module(part.module), part.name)(**part.arguments, **part.where)
-    result = {"arguments": dict(part.arguments), "load": load, "answer": answer}
+    result = {"arguments": dict(part.arguments), "settings": dict(part.settings), "load": load, "answer": answer}
     write_results(results_path, read_results(results_path) | {name: result})
 
 

@@ -4,7 +4,7 @@ BUILD_NOTES.md.
     python benchmarks/simulated_methods.py --root runs/simulated_methods [--tower narm] [--only fp_simple …] [--list]
 
 Runs the pipeline once for each row in one root, so that the data is prepared once. A row that is in the results file with
-the same configuration is not run again; a stopped run goes on where it was.
+the same configuration and code is not run again; a stopped run goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from fp_tfrs import config_file
 from fp_tfrs.config import RunConfig, dump, fingerprint
 from fp_tfrs.evaluation import evaluate, judging
+from fp_tfrs.fingerprint import code_fingerprint
 from pipeline import local_runner
 
 RESULTS_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "simulated_methods_results.json")
@@ -78,7 +79,7 @@ def vary(run: RunConfig, tower: str, model: dict[str, Any]) -> RunConfig:
 
 def run_row(name: str, run: RunConfig, root: str, tower: str) -> None:
     """Runs the pipeline unless the results have the row; adds it to them."""
-    settings = fingerprint(dump(run))
+    settings = fingerprint(dump(run), code_fingerprint("pipeline.user_fns", "components.ranking_evaluator"))
     key = f"{tower}/{name}"
     if read_results().get(key, {}).get("settings") == settings:
         print(f"{key}: finished before")

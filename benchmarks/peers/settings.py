@@ -8,6 +8,7 @@ makes a row of every prefix, the project one pass over all positions of a sessio
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 DATASETS = {"movietweetings": 0.1, "diginetica": 0.03}  # and the share of their sessions that validates
@@ -71,3 +72,9 @@ TOWERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
 }
+
+
+def of(tower: str) -> dict[str, Any]:
+    """What is set here for a tower, as JSON has it."""
+    values = {name: value for name, value in globals().items() if name.isupper()}
+    return json.loads(json.dumps({**values, "TOWERS": TOWERS[tower]}))
