@@ -114,6 +114,14 @@ install() {
 (8 GB), and repeat."
 }
 
+# A finished .venv keeps its Python: whoever asks for another one has to be told.
+if [ -n "${FP_TFRS_PYTHON:-}" ] && has_packages; then
+    asked=$("$FP_TFRS_PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
+        fail "FP_TFRS_PYTHON=$FP_TFRS_PYTHON does not start: correct or unset it."
+    found=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    [ "$asked" = "$found" ] ||
+        fail "FP_TFRS_PYTHON=$FP_TFRS_PYTHON is Python $asked, and .venv has $found: rm -rf .venv, and repeat."
+fi
 is_ready && exit 0
 check_machine
 mkdir -p build 2>/dev/null && [ -w . ] && [ -w build ] || fail "cannot write in $(pwd): make it writable, and repeat."

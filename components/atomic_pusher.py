@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar
 
+from tfx.components.evaluator import constants
 from tfx.components.pusher import component, executor
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import pusher_pb2
@@ -21,6 +22,7 @@ from fp_tfrs.data import drift
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.evaluation import model_card
 from fp_tfrs.serving import metadata, pruning, push
+from fp_tfrs.serving.saved_model import list_versions
 
 STATISTICS_KEY = "statistics"
 
@@ -36,18 +38,41 @@ class Executor(executor.Executor):
         destination = proto_utils.json_to_proto(
             exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], pusher_pb2.PushDestination()
         )
-        model_dir = self.GetModelPath(input_dict)
-        root, name = os.path.split(destination.filesystem.base_directory)
+        models = destination.filesystem.base_directory
+        version_dir = self._find_pushed(input_dict, models) or self._push(input_dict, models)
+        io_utils.copy_dir(version_dir, pushed.uri)
+        self._prune(models, exec_properties)
+        self._MarkPushed(pushed, pushed_destination=version_dir, pushed_version=os.path.basename(version_dir))
+
+    def _find_pushed(self, input_dict: dict, models: str) -> str | None:
+        """The newest version, if it is this very model: an earlier attempt has pushed it, and then stopped.
+
+        Raises:
+            RunError: it is neither this model nor the one that this model was compared with.
+        """
+        model = artifact_utils.get_single_instance(input_dict[standard_component_specs.MODEL_KEY])
+        verdict = artifact_utils.get_single_instance(input_dict[standard_component_specs.MODEL_BLESSING_KEY])
+        baseline = verdict.get_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY)
+        newest = next(reversed(list_versions(models)), None)
+        if newest is None or os.path.basename(newest) == os.path.basename(baseline):
+            return None
+        if metadata.model_uri(newest) == model.uri:
+            return newest
+        storage.write_text(os.path.join(models, push.JUDGE_AGAIN), os.path.basename(newest))
+        raise RunError(
+            f"the model was compared with {baseline or 'no earlier one'}, but since then {newest} is served; nothing was pushed, "
+            "the same command compares it with that one"
+        )
+
+    def _push(self, input_dict: dict, models: str) -> str:
+        root, name = os.path.split(models)
         statistics = artifact_utils.get_single_instance(input_dict[STATISTICS_KEY])
         additions = {
             metadata.LINEAGE_FILE: self._lineage(input_dict),
             drift.SUMMARY_FILE: drift.summarise(os.path.join(statistics.uri, drift.TRAINING_FILE)),
             **self._card(input_dict),
         }
-        version_dir = push.push(model_dir, root, name, additions)
-        io_utils.copy_dir(version_dir, pushed.uri)
-        self._prune(destination.filesystem.base_directory, exec_properties)
-        self._MarkPushed(pushed, pushed_destination=version_dir, pushed_version=os.path.basename(version_dir))
+        return push.push(self.GetModelPath(input_dict), root, name, additions)
 
     def _prune(self, models: str, exec_properties: dict[str, Any]) -> None:
         """What cannot be removed stays, and is no reason to undo a push."""

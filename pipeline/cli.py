@@ -304,7 +304,12 @@ def _recommend(parsed: argparse.Namespace) -> None:
     for item, score in found[: parsed.k]:
         print(f"{item}\t{score:.4f}")
     if parsed.k > len(found):
-        print(f"fp-tfrs: the model answers with {len(found)} items at most", file=sys.stderr)
+        why = (
+            "were left by --allow and --deny"
+            if allowed or denied
+            else "are what the model answers (serving.top_k, exclude_seen)"
+        )
+        print(f"fp-tfrs: {len(found)} items {why}", file=sys.stderr)
 
 
 def _batch_recommend(parsed: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from fp_tfrs import storage
 from fp_tfrs.config import LATEST, KubeflowConfig, NodeConfig, RunConfig
 from fp_tfrs.errors import InputError
+from pipeline import preflight
 
 
 def compile_pipeline(run: RunConfig, root: str, image: str, out: str) -> int:
@@ -29,11 +30,13 @@ def compile_pipeline(run: RunConfig, root: str, image: str, out: str) -> int:
         out: file to write: `.json` a PipelineJob (Vertex AI), `.yaml` a bare PipelineSpec (Kubeflow).
 
     Raises:
-        InputError: what is configured cannot be found or run in a container, or KFP's own protos are not installed.
+        InputError: what is configured cannot be found or run in a container, nothing depends on what is searched, or KFP's own
+            protos are not installed.
     """
     if not out.endswith((".json", ".yaml")):
         raise InputError(f"--out {out}: end the name in .yaml for Kubeflow, or in .json for Vertex AI")
     check_places(run, root)
+    preflight.check_search(run)
     if run.serving.infra_validator != "none":
         raise InputError(
             f"serving.infra_validator: {run.serving.infra_validator}: TFX's InfraValidator does not compile; choose none: "

@@ -9,7 +9,6 @@ import os
 
 from tfx.components.example_validator.component import ExampleValidator
 from tfx.components.schema_gen.component import SchemaGen
-from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.components.trainer.component import Trainer
 from tfx.components.transform.component import Transform
@@ -21,11 +20,13 @@ from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
 from components.anomaly_gate import AnomalyGate
 from components.atomic_pusher import AtomicPusher
 from components.ranking_evaluator import RankingEvaluator
+from components.schema_import import SchemaImport
 from components.serving_probe import ServingProbe
 from components.session_example_gen import SessionExampleGen
 from components.tfma_evaluator import TfmaEvaluator
-from fp_tfrs import schema
+from fp_tfrs import schema, storage
 from fp_tfrs.config import (
+    LATEST,
     BeamConfig,
     CardConfig,
     EvaluationConfig,
@@ -39,6 +40,8 @@ from fp_tfrs.config import (
 )
 from fp_tfrs.evaluation import tfma_view
 from fp_tfrs.fingerprint import code_fingerprint
+from fp_tfrs.serving import push
+from pipeline.earlier import find_model
 
 
 def create_pipeline(
@@ -66,9 +69,12 @@ def create_pipeline(
     examples = example_gen.outputs["examples"]
     statistics_gen = StatisticsGen(examples=examples)
     statistics = statistics_gen.outputs["statistics"]
+    schema_file = run.validation.schema_file
     schema_gen = (
-        ImportSchemaGen(schema_file=run.validation.schema_file)
-        if run.validation.schema_file
+        SchemaImport(schema_file=schema_file, fingerprint=storage.hash_file(schema_file) if lineage else "").with_id(
+            "SchemaGen"
+        )
+        if schema_file
         else SchemaGen(statistics=statistics, infer_feature_shape=False, exclude_splits=[schema.VALID, schema.TEST])
     )
     example_validator = ExampleValidator(statistics=statistics, schema=schema_gen.outputs["schema"])
@@ -126,17 +132,20 @@ def create_pipeline(
             "serving_dir": os.path.join(root, "serving", run.name),
             "state_root": os.path.join(root, "state"),
             "fingerprint": code_fingerprint("pipeline.user_fns"),
+            "start": _chosen_start(run) if lineage else None,
         },
         **training_inputs,
     )
     model = trainer.outputs["model"]
     serving_root = os.path.join(root, "serving")
+    judge_again = os.path.join(serving_root, run.name, push.JUDGE_AGAIN)
+    served = storage.read_text(judge_again) if lineage and storage.exists(judge_again) else ""
     evaluator = RankingEvaluator(
         examples=examples,
         model=model,
         run=dump(_judged_part(run)),
         serving_dir=os.path.join(serving_root, run.name),
-        fingerprint=code_fingerprint("components.ranking_evaluator"),
+        fingerprint=fingerprint(code_fingerprint("components.ranking_evaluator"), served),
     )
     tfma_evaluator = TfmaEvaluator(
         examples=evaluator.outputs["ranked_targets"],
@@ -185,6 +194,12 @@ def create_pipeline(
         metadata_connection_config=lineage,
         beam_pipeline_args=run.beam.arguments(),
     )
+
+
+def _chosen_start(run: RunConfig) -> str | None:
+    """The version that a folder named in `training.warm_start` has now: with a newer one the Trainer runs again."""
+    chosen = run.training.warm_start
+    return None if chosen in (None, LATEST) else find_model(chosen, "")
 
 
 def _training_part(run: RunConfig) -> RunConfig:

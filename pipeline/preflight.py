@@ -25,11 +25,7 @@ def check_inputs(run: RunConfig) -> list[str]:
     start = run.training.warm_start
     if start not in (None, LATEST) and not storage.exists(start):
         raise InputError(f"training.warm_start = {start}: no such folder; give a pushed model's, {LATEST}, or null")
-    searched = "model.loss.lambda_fp"
-    if run.tuner.enabled and searched in run.tuner.search and methods.resolve(run.model).term is None:
-        raise InputError(
-            f"tuner.search has {searched}, but method {run.model.method} has no such term; say in tuner.search what else to try"
-        )
+    check_search(run)
     check_workers(run.beam)
     _check_platform(run.serving.infra_validator)
     if run.training.distribution == "multi_worker":
@@ -37,6 +33,20 @@ def check_inputs(run: RunConfig) -> list[str]:
 
         training_job.check_chief()
     return [] if run.data.source.simulation else sources.check_source(run.data)
+
+
+def check_search(run: RunConfig) -> None:
+    """Raises InputError: the tuner is to search what the method does not use, so that its trials would all be the same."""
+    term = methods.resolve(run.model).term
+    unused = {
+        "model.loss.lambda_fp": term in (None, "softmax"),
+        "model.loss.margin": term not in ("metric", "adaptive"),
+    }
+    for path in run.tuner.search if run.tuner.enabled else ():
+        if unused.get(path):
+            raise InputError(
+                f"tuner.search has {path}, but method {run.model.method} has no use for it; say in tuner.search what else to try"
+            )
 
 
 def _check_schema(path: str) -> None:

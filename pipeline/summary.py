@@ -11,7 +11,7 @@ import sys
 from fp_tfrs import storage
 from fp_tfrs.config import RunConfig
 from fp_tfrs.evaluation import evaluate, judging
-from fp_tfrs.serving.saved_model import find_version, read_catalogue
+from fp_tfrs.serving.saved_model import find_version, list_versions, read_catalogue
 from pipeline.local_runner import NodeResult
 
 
@@ -47,8 +47,12 @@ def summarise(run: RunConfig, config_path: str, results: dict[str, NodeResult], 
 
 def describe_pushed(version_dir: str) -> list[str]:
     """What has become of a pushed version, and how to ask what is served."""
+    models = os.path.dirname(version_dir)
+    if not list_versions(models):
+        remedy = "remove the root's metadata.sqlite, and the same command runs every node again"
+        return [f"pushed: {version_dir}, but no version is left in {models}; {remedy}"]
     lines = [f"pushed: {version_dir}"]
-    newest = find_version(os.path.dirname(version_dir))
+    newest = find_version(models)
     if newest != version_dir:
         removed = "" if storage.exists(version_dir) else " (this one was removed: serving.keep)"
         lines.append(f"served since: {newest}{removed}")

@@ -1,18 +1,22 @@
 """The way from an evaluation to the serving root: what is pushed is what passed everything, and nothing else ever lies there."""
 
 import itertools
+import shutil
 from types import SimpleNamespace
 
 import pytest
 from test_blessing import BETTER, SAME, WORSE, report
+from tfx.components.evaluator import constants
 from tfx.proto import pusher_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import json_utils, proto_utils
 
 from components import atomic_pusher
 from fp_tfrs.data import drift
+from fp_tfrs.errors import RunError
 from fp_tfrs.evaluation import model_card
 from fp_tfrs.evaluation.blessing import judge
+from fp_tfrs.serving import push
 
 CELLS = list(itertools.product((0.2, 0.09), (BETTER, WORSE, None), (True, False)))
 
@@ -26,6 +30,11 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def statistics(monkeypatch):
+    monkeypatch.setattr(drift, "summarise", lambda path: "statistics")
+
+
 def artifact(kind, uri, is_blessed=None):
     made = kind()
     made.uri = str(uri)
@@ -34,8 +43,15 @@ def artifact(kind, uri, is_blessed=None):
     return made
 
 
-def run_pusher(folder, serving_root, is_blessed, is_healthy):
-    """Runs TFX's contract: artifacts in, artifact out. Returns the pushed model's artifact."""
+def run_pusher(folder, serving_root, is_blessed=True, is_healthy=True, model="model", baseline=None):
+    """Runs TFX's contract: artifacts in, artifact out. Returns the pushed model's artifact.
+
+    baseline: the version that the model was compared with; None: the newest, "": none.
+    """
+    if baseline is None:
+        baseline = next(reversed(versions(serving_root)), "")
+    if not (folder / model).exists():
+        shutil.copytree(folder / "model", folder / model)
     context = atomic_pusher.Executor.Context(tmp_dir=str(folder / "temporary"), unique_id="1")
     executor = atomic_pusher.Executor(context)
     executor._context = SimpleNamespace(pipeline_info=None, pipeline_run_id=None)
@@ -43,10 +59,12 @@ def run_pusher(folder, serving_root, is_blessed, is_healthy):
     destination = pusher_pb2.PushDestination(
         filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(serving_root / "m"))
     )
+    verdict = artifact(standard_artifacts.ModelBlessing, folder / "verdict", is_blessed)
+    verdict.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, str(baseline))
     executor.Do(
         {
-            "model": [artifact(standard_artifacts.Model, folder / "model")],
-            "model_blessing": [artifact(standard_artifacts.ModelBlessing, folder / "verdict", is_blessed)],
+            "model": [artifact(standard_artifacts.Model, folder / model)],
+            "model_blessing": [verdict],
             "infra_blessing": [artifact(standard_artifacts.InfraBlessing, folder / "infra", is_healthy)],
             "statistics": [artifact(standard_artifacts.ExampleStatistics, folder / "statistics")],
         },
@@ -59,12 +77,11 @@ def run_pusher(folder, serving_root, is_blessed, is_healthy):
     return pushed
 
 
-def test_each_of_twelve_cells_pushes_or_leaves_the_disk_untouched(folder, monkeypatch, record_figure):
+def test_each_of_twelve_cells_pushes_or_leaves_the_disk_untouched(folder, statistics, record_figure):
     """{value passes, fails} × {better, worse, no baseline} × {answers as trained, does not}.
 
     Each cell runs once where there has been no push yet, and once where those of earlier cells are.
     """
-    monkeypatch.setattr(drift, "summarise", lambda path: "statistics")
     disk = folder / "disk"
     disk.mkdir()
     right = 0
@@ -74,7 +91,7 @@ def test_each_of_twelve_cells_pushes_or_leaves_the_disk_untouched(folder, monkey
         is_right = True
         for root in (disk / f"serving {number}", disk / "serving of all"):
             before, n_before = state(disk), len(versions(root))
-            pushed = run_pusher(folder, root, verdict.is_blessed, is_healthy)
+            pushed = run_pusher(folder, root, verdict.is_blessed, is_healthy, f"model {number}")
             assert pushed.get_int_custom_property("pushed") == is_due
             if is_due:
                 is_right &= len(versions(root)) == n_before + 1
@@ -87,6 +104,32 @@ def test_each_of_twelve_cells_pushes_or_leaves_the_disk_untouched(folder, monkey
     )
     assert right == len(CELLS) == 12
     assert len(versions(disk / "serving of all")) == 2  # passes, answers, and is better or the first
+
+
+def test_what_came_after_the_judgement_is_not_replaced_before_another_one(folder, statistics):
+    """A run is killed before its push, another one pushes, and the first one goes on with the verdict that it had."""
+    root = folder / "serving"
+    run_pusher(folder, root, model="other")
+    (other,) = versions(root)
+    with pytest.raises(RunError, match=f"no earlier one, but since then {other} is served.*the same command compares"):
+        run_pusher(folder, root, baseline="")
+    assert versions(root) == [other] and (root / "m" / push.JUDGE_AGAIN).read_text() == other.name
+    run_pusher(folder, root, baseline=other)
+    assert len(versions(root)) == 2
+
+
+def test_a_push_that_fails_at_its_end_is_not_done_twice(folder, statistics, monkeypatch):
+    root = folder / "serving"
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="disk is full"):
+            patch.setattr(atomic_pusher.io_utils, "copy_dir", lambda source, target: _fail())
+            run_pusher(folder, root, baseline="")
+    pushed = run_pusher(folder, root, baseline="")
+    assert [str(path) for path in versions(root)] == [pushed.get_string_custom_property("pushed_destination")]
+
+
+def _fail():
+    raise OSError("the disk is full")
 
 
 def test_the_same_model_again_is_as_good(folder):

@@ -109,6 +109,27 @@ def run_cli(capsys, *arguments):
         ({"data__source__files": ["$NOWHERE_SET/x.csv"]}, "NOWHERE_SET"),
         ({"data__source__files": ["/nonexistent/*.csv"]}, "/nonexistent/*.csv"),
         ({"validation": {"schema_file": "/nonexistent.pbtxt"}}, "validation.schema_file = /nonexistent.pbtxt"),
+        (
+            {
+                "data__columns": {"item_id": "item_id", "user_id": "session_id", "feedback": {"dwell_s": "float"}},
+                "data__split": {"by": "random"},
+                "data__since": "30d",
+                "training": {"warm_start": "latest"},
+            },
+            "training.warm_start with data.since and sessions cut per user",
+        ),
+        (
+            {"model": {"loss": {"similarity": "cosine", "aggregation": "sum"}}},
+            "aggregation: sum is the mean where similarity: cosine",
+        ),
+        (
+            {"tuner": {"enabled": True, "search": {"training.max_epochs": [2, 40]}}},
+            "training.max_epochs is the same for all trials; set tuner.epochs",
+        ),
+        (
+            {"model": {"method": "fp_contrastive"}, "tuner": {"enabled": True}},
+            "tuner.search has model.loss.margin, but method fp_contrastive has no use for it",
+        ),
     ],
 )
 def test_bad_config_is_one_line_and_exit_code_2(folder, capsys, changes, said):

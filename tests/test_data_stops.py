@@ -52,8 +52,8 @@ def test_a_new_column_another_type_new_items_and_more_abandoned_are_named_with_v
     said = (
         "test: feature 'country': New column",
         "test: feature 'dwell_s': Expected data of type: INT but got FLOAT",
-        "test: feature 'item_id': 30.0% of the targets are items that training does not have, above validation."
-        + "max_unseen_target_share = 0.25",
+        "test: feature 'item_id': 30.0% of the targets are items with fewer than data.min_item_support clicks in training, "
+        + "above validation.max_unseen_target_share = 0.25",
         "test: feature 'is_false_positive': the share of false positives is 0.400, in training 0.200; the difference "
         + "0.200 is above validation.max_fp_share_change = 0.1",
     )
@@ -64,3 +64,20 @@ def test_a_new_column_another_type_new_items_and_more_abandoned_are_named_with_v
     assert run.returncode == 2 and found == len(said), run.stderr
     assert not {"Transform", "Trainer"} & set(nodes_run(run))
     assert versions(root) == [] and not (root / "state").exists()
+
+
+def test_a_schema_that_was_edited_is_read_again(tmp_path):
+    """The way out of a refusal: the data is right and the schema is not."""
+    agreed = tmp_path / "schema.pbtxt"
+    values = CONFIG | {"validation": {"schema_file": str(agreed)}}
+    root = tmp_path / "root"
+    run = run_cli("run", "--config", write_config(tmp_path, CONFIG), "--root", root)
+    assert run.returncode == 0, run.stderr
+    (inferred,) = root.glob("artifacts/SchemaGen/schema/*/schema.pbtxt")
+    right = inferred.read_text()
+    agreed.write_text(right.replace("FLOAT", "INT"))
+    again = ["run", "--config", write_config(tmp_path, values), "--root", root]
+    assert "Expected data of type: INT but got FLOAT" in run_cli(*again).stderr
+    agreed.write_text(right)
+    run = run_cli(*again)
+    assert run.returncode == 0, run.stderr

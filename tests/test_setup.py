@@ -81,7 +81,8 @@ class Machine:
         return self.put(
             name,
             f'case "$1 $2" in "--version "*) echo Python {version}.0 ;; *venv*|*pip*) exit 1 ;; '
-            f'*executable*) echo "{version} {file}"; case " $3 " in *" {version} "*) ;; *) exit 1 ;; esac ;; esac',
+            f'*executable*) echo "{version} {file}"; case " $3 " in *" {version} "*) ;; *) exit 1 ;; esac ;; '
+            f"*%d.%d*) echo {version} ;; esac",
         )
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -248,6 +249,14 @@ def test_a_named_python_decides_the_lane_and_a_finished_venv_keeps_it(machine):
     (machine.project / OLDER).write_text("six==1.17.0\n")
     assert FORWARD in machine.set_up().stderr
     assert machine.set_up().stderr == ""
+
+
+def test_another_python_than_that_of_a_finished_venv_is_refused(machine):
+    newer = machine.put_python("python3.13", "3.13")
+    assert machine.set_up().returncode == 0
+    assert machine.set_up(FP_TFRS_PYTHON="python3.10").stderr == ""
+    assert_one_sentence(machine.set_up(FP_TFRS_PYTHON=str(newer)), "is Python 3.13, and .venv has 3.10", "rm -rf .venv")
+    assert_one_sentence(machine.set_up(FP_TFRS_PYTHON="/nowhere"), "FP_TFRS_PYTHON=/nowhere does not start")
 
 
 def test_a_newer_python_is_not_enough_for_an_older_system(machine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from typing import Literal
 
 import pydantic
@@ -50,6 +51,13 @@ class TrainingConfig(Section):
         "that TF_CONFIG names",
     )
 
+    @pydantic.field_validator("length_buckets")
+    @classmethod
+    def _check_length_buckets(cls, bounds: tuple[int, ...]) -> tuple[int, ...]:
+        if any(first >= second for first, second in itertools.pairwise((0, *bounds))):
+            raise ValueError("upper bounds are numbers above 0 in rising order, such as [4, 8, 16, 32]")
+        return bounds
+
 
 class DriftConfig(Section):
     """How far the training data may have moved from that of the model that was pushed last."""
@@ -87,7 +95,10 @@ class ValidationConfig(Section):
         None, "a TFDV schema (.pbtxt) to hold the data against; null = infer it from the training split"
     )
     max_unseen_target_share: float = field(
-        0.5, "share of validation and test targets that training never saw", ge=0, le=1
+        0.5,
+        "share of validation and test targets whose items are out of the catalogue: see data.min_item_support",
+        ge=0,
+        le=1,
     )
     max_fp_share_change: float = field(
         0.2, "largest difference of the false-positive share between training and another split", ge=0, le=1
@@ -157,7 +168,7 @@ class RunConfig(Section):
     """One run: the whole file."""
 
     name: str = field(..., "the model's name: its folder under serving/", pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    seed: int = field(17, "everything random is derived from it", ge=0)
+    seed: int = field(17, "everything random is derived from it", ge=0, lt=2**63)
     data: DataConfig = field(..., "from an event log to sessions")
     validation: ValidationConfig = field(ValidationConfig(), "what data must satisfy")
     model: ModelConfig = field(ModelConfig(), "what is trained")
@@ -201,6 +212,15 @@ class RunConfig(Section):
                 f"model.tower.max_positions {model.tower.max_positions} is less than data.sessions.max_length "
                 f"{data.sessions.max_length}; make them equal"
             )
+        is_renamed = (
+            data.since is not None and data.columns.session_id is None
+        )  # a cut session starts later, as its name says
+        if self.training.warm_start is not None and is_renamed and data.split.by == "random":
+            raise ValueError(
+                "training.warm_start with data.since and sessions cut per user: a session that begins before since gets another "
+                "name, and so another random split; what the earlier model was trained on would be test sessions now. Choose "
+                "data.split.by: time"
+            )
         if self.tuner.enabled:
             if self.training.distribution == "multi_worker":
                 raise ValueError(
@@ -218,6 +238,8 @@ class RunConfig(Section):
             if path not in known:
                 near = difflib.get_close_matches(path, known, 1, 0.0)[0]
                 raise ValueError(f"tuner.search has no field {path!r}; the nearest is {near!r}")
+            if path == "training.max_epochs":
+                raise ValueError(f"tuner.search: {path} is the same for all trials; set tuner.epochs")
             for value in (choice.min, choice.max) if isinstance(choice, RangeConfig) else choice:
                 try:
                     tried = with_settings(off, {path: value}).model

@@ -28,9 +28,14 @@ class _Rollback(pydantic.BaseModel):
     instead_of: int
 
 
+class _ModelArtifact(pydantic.BaseModel):
+    uri: str
+
+
 class _Lineage(pydantic.BaseModel):
     """What is read of LINEAGE_FILE; the rest is for people."""
 
+    model_artifact: _ModelArtifact | None = None
     rollback: _Rollback | None = None
 
 
@@ -98,3 +103,13 @@ def rolled_back_to(lineage: str) -> int | None:
     """Which version's files a version has, by its LINEAGE_FILE; None: its own. Raises ValueError: it is none of ours."""
     rollback = _Lineage.model_validate_json(lineage).rollback
     return None if rollback is None else rollback.version
+
+
+def model_uri(version_dir: str) -> str | None:
+    """Where the artifact is that a pushed version was copied from; None: it does not say."""
+    path = os.path.join(version_dir, LINEAGE_FILE)
+    try:
+        artifact = _Lineage.model_validate_json(storage.read_text(path)).model_artifact
+    except (FileNotFoundError, ValueError):
+        return None
+    return None if artifact is None else artifact.uri

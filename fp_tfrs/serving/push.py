@@ -26,6 +26,9 @@ from fp_tfrs.errors import InputError, RunError
 
 MARKER = "saved_model.pb"
 LOCK_NAME = ".push.lock"
+JUDGE_AGAIN = (
+    ".judge_again"  # names the version that was pushed, or rolled back to, between a model's judgement and its push
+)
 STAGE_SUFFIX = ".push.tmp"  # with a leading dot: model servers look at names that are numbers only
 LOCK_WAIT_S = 600.0
 
