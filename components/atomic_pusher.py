@@ -58,7 +58,7 @@ class Executor(executor.Executor):
             return None
         if metadata.model_uri(newest) == model.uri:
             return newest
-        storage.write_text(os.path.join(models, push.JUDGE_AGAIN), os.path.basename(newest))
+        storage.write_text(os.path.join(models, push.JUDGE_AGAIN), f"{os.path.basename(newest)} {verdict.uri}")
         raise RunError(
             f"the model was compared with {baseline or 'no earlier one'}, but since then {newest} is served; nothing was pushed, "
             "the same command compares it with that one"

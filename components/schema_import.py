@@ -15,4 +15,4 @@ def SchemaImport(
     schema_file: Parameter[str],  # a TFDV schema as text
     fingerprint: Parameter[str],  # of the file's content: it is part of the cache key
 ) -> None:
-    io_utils.copy_file(schema_file, f"{schema.uri}/schema.pbtxt")
+    io_utils.copy_file(schema_file, f"{schema.uri}/schema.pbtxt", overwrite=True)

@@ -131,12 +131,14 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, i
 
 def _refuse_repeats(keys: Iterable[yaml.Node]) -> None:
     """Of a key that is given twice PyYAML takes the last value, without a word."""
-    found: dict[str, yaml.Node] = {}
+    found: dict[tuple[str, str], yaml.Node] = {}
     for key in keys:
-        if isinstance(key, yaml.ScalarNode) and found.setdefault(key.value, key) is not key and key.value != "<<":
-            raise _TooMuch(
-                f"{key.value[:100]!r} is given twice{_place(found[key.value])} and {key.start_mark.line + 1}; join them"
-            )
+        if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+            continue
+        if (name := (key.tag, key.value)) in found:
+            lines = f"{_place(found[name])} and {key.start_mark.line + 1}"
+            raise _TooMuch(f"{key.value[:100]!r} is given twice{lines}; join them")
+        found[name] = key
 
 
 def _place(node: yaml.Node) -> str:

@@ -48,6 +48,11 @@ def _fail(error: object, code: int) -> int:
     return code
 
 
+def _add_since(command: argparse.ArgumentParser) -> None:
+    text = "read newer events only: an ISO 8601 time, or 30d before the log's end; splits are of what is read"
+    command.add_argument("--since", metavar="TIME", help=text)
+
+
 def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fp-tfrs", description="Recommendations that learn from what people abandon.")
     parser.add_argument("--version", action="version", version=f"fp-tfrs {fp_tfrs.__version__}")
@@ -62,13 +67,12 @@ def _make_parser() -> argparse.ArgumentParser:
     run = add("run", _run, "event log → evaluated, blessed and pushed model")
     run.add_argument("--config", required=True, metavar="YAML", help="what to run; configs/ has some")
     run.add_argument("--root", required=True, metavar="DIR", help="folder for everything that the run writes")
-    run.add_argument(
-        "--since", metavar="TIME", help="read newer events only: an ISO 8601 time, or 30d before the log's end"
-    )
+    _add_since(run)
 
     tune = add("tune", _tune, "search for better settings; with tuner.enabled, run takes them over")
     tune.add_argument("--config", required=True, metavar="YAML", help="what to search; its section tuner says how")
     tune.add_argument("--root", required=True, metavar="DIR", help="folder for everything that the search writes")
+    _add_since(tune)
 
     add(
         "train-worker", _train_worker, "share the work of the chief's training, as TF_CONFIG says; run starts the chief"
@@ -144,6 +148,7 @@ def _make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--events", metavar="FILE", help="a log in the config's format (else CSV); default: the config's own log"
     )
+    _add_since(evaluate)
     evaluate.add_argument("--output", required=True, metavar="JSON", help="file for the metrics")
     evaluate.add_argument(
         "--without-unclicked",
@@ -158,6 +163,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--config", metavar="YAML", help="sample sessions from this log's test split; default: some beside the model"
     )
     demo.add_argument("--events", metavar="FILE", help="another log in the config's format (else CSV)")
+    _add_since(demo)
     demo.add_argument("--titles", metavar="YAML", help="where the items' titles are; configs/titles/ has one")
     demo.add_argument("--port", type=int, default=8642, metavar="N", help="0: any; default: %(default)s")
 
@@ -210,6 +216,8 @@ def _tune(parsed: argparse.Namespace) -> None:
 
     values = config_file.read_values(parsed.config)
     assign(values, "tuner.enabled", True)
+    if parsed.since is not None:
+        assign(values, "data.since", parsed.since)
     run = config_file.parse_values(values, f"config {parsed.config}", RunConfig)
     preflight.check_inputs(run)
     from fp_tfrs.tuning import report as tuning_report
@@ -258,7 +266,7 @@ def _simulate(parsed: argparse.Namespace) -> None:
 
 
 def _recommend(parsed: argparse.Namespace) -> None:
-    items = [item for item in parsed.items.split(",") if item]
+    items = _ids(parsed.items)
     flags = parsed.fp.split(",") if parsed.fp else ["0"] * len(items)
     if len(flags) != len(items) or set(flags) - {"0", "1"}:
         raise InputError(f"--fp {parsed.fp}: give a 0 or 1 for each of the {len(items)} items")
@@ -292,10 +300,7 @@ def _recommend(parsed: argparse.Namespace) -> None:
             "\ud800" <= letter <= "\udfff" for letter in value
         ):  # what argv has for other bytes
             raise InputError(f"{option} {value!r} is not UTF-8, as ids are")
-    history, unclicked, allowed, denied = (
-        [item for item in (given or "").split(",") if item]
-        for given in (parsed.history, parsed.unclicked, parsed.allow, parsed.deny)
-    )
+    history, unclicked, allowed, denied = map(_ids, (parsed.history, parsed.unclicked, parsed.allow, parsed.deny))
     if parsed.allow is not None and not allowed:
         raise InputError(f"--allow {parsed.allow}: name the items that may be recommended, or leave --allow out")
     marks = [int(flag) for flag in flags]
@@ -303,13 +308,13 @@ def _recommend(parsed: argparse.Namespace) -> None:
     found = model.recommend(request)
     for item, score in found[: parsed.k]:
         print(f"{item}\t{score:.4f}")
-    if parsed.k > len(found):
-        why = (
-            "were left by --allow and --deny"
-            if allowed or denied
-            else "are what the model answers (serving.top_k, exclude_seen)"
-        )
-        print(f"fp-tfrs: {len(found)} items {why}", file=sys.stderr)
+    for remark in client.remarks(request, len(found), parsed.k, model.catalogue):
+        print(f"fp-tfrs: {remark}", file=sys.stderr)
+
+
+def _ids(text: str | None) -> list[str]:
+    """What is between commas, as logs are read: without spaces around it."""
+    return [item.strip() for item in (text or "").split(",") if item.strip()]
 
 
 def _batch_recommend(parsed: argparse.Namespace) -> None:
@@ -335,7 +340,7 @@ def _label(parsed: argparse.Namespace) -> None:
 def _evaluate(parsed: argparse.Namespace) -> None:
     from fp_tfrs import config_file
 
-    run = config_file.load(parsed.config)
+    run = config_file.load(parsed.config, parsed.since)
     from fp_tfrs.evaluation import evaluate, judging
     from fp_tfrs.serving.saved_model import find_version
     from pipeline.log_reading import raw_examples
@@ -357,7 +362,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 def _demo(parsed: argparse.Namespace) -> None:
     from pipeline import demo
 
-    demo.show(parsed.model, parsed.compare, parsed.config, parsed.events, parsed.titles, parsed.port)
+    demo.show(parsed.model, parsed.compare, parsed.config, parsed.events, parsed.since, parsed.titles, parsed.port)
 
 
 def _experiment(parsed: argparse.Namespace) -> None:

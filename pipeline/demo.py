@@ -20,7 +20,13 @@ from pipeline.log_reading import raw_examples
 
 
 def show(
-    model: str, compare: str | None, config: str | None, events: str | None, titles: str | None, port: int
+    model: str,
+    compare: str | None,
+    config: str | None,
+    events: str | None,
+    since: str | None,
+    titles: str | None,
+    port: int,
 ) -> None:
     """Serves the page and says where; returns when it is stopped.
 
@@ -28,6 +34,7 @@ def show(
         model, compare: a version's folder, or the folder of versions; None = no second model.
         config: a run's YAML: sample sessions are of its test split; None = those that the model was probed with.
         events: another log in the config's format; None = its own.
+        since: in place of the config's data.since.
         titles: a YAML file that says where titles are, as experiments have it; None = items are shown by their ids.
         port: 0 = any that is free.
 
@@ -36,7 +43,7 @@ def show(
     """
     if events is not None and config is None:
         raise InputError(f"--events {events}: add --config, which says how the log is read")
-    run = None if config is None else config_file.load(config)
+    run = None if config is None else config_file.load(config, since)
     plan = None if titles is None else config_file.load_section(titles, TitlesPlan)
     with server.bind(port) as at:
         models = [explaining.load(find_version(model))]

@@ -37,13 +37,21 @@ def check_inputs(run: RunConfig) -> list[str]:
 
 def check_search(run: RunConfig) -> None:
     """Raises InputError: the tuner is to search what the method does not use, so that its trials would all be the same."""
-    term = methods.resolve(run.model).term
-    unused = {
-        "model.loss.lambda_fp": term in (None, "softmax"),
-        "model.loss.margin": term not in ("metric", "adaptive"),
+    method = methods.resolve(run.model)
+    is_used = {
+        "lambda_fp": method.term not in (None, "softmax"),
+        "margin": method.term in ("metric", "adaptive"),
+        "gate": method.term == "adaptive",
+        "fp_logit_margin": method.term == "softmax",
+        "not_to_recommend_form": method.term == "not_to_recommend",
+        "contrastive_temperature": method.term == "contrastive",
+        "satisfaction": method.has_satisfaction_head,
+        "abandoned_weight": method.has_abandoned_query,
     }
     for path in run.tuner.search if run.tuner.enabled else ():
-        if unused.get(path):
+        name = path.removeprefix("model.loss.")
+        family = name if name in is_used else name.split("_")[0]  # gate_hidden_dim, satisfaction_beta
+        if not is_used.get(family, True):
             raise InputError(
                 f"tuner.search has {path}, but method {run.model.method} has no use for it; say in tuner.search what else to try"
             )

@@ -49,7 +49,7 @@ def describe_pushed(version_dir: str) -> list[str]:
     """What has become of a pushed version, and how to ask what is served."""
     models = os.path.dirname(version_dir)
     if not list_versions(models):
-        remedy = "remove the root's metadata.sqlite, and the same command runs every node again"
+        remedy = "remove the root's artifacts and metadata.sqlite, and the same command runs every node again"
         return [f"pushed: {version_dir}, but no version is left in {models}; {remedy}"]
     lines = [f"pushed: {version_dir}"]
     newest = find_version(models)

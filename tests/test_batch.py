@@ -221,7 +221,11 @@ def test_what_cannot_be_done_is_said_in_a_line(export, written, capsys):
         ({"-k": "0"}, "ask for 1 item at least"),
         ({"--model": str(written)}, "neither an exported model nor"),
         ({"--input": str(written / "c*")}, "no such file"),
-        ({"--input": str(written), "--output": str(written)}, "a.jsonl, which lies in --output"),
+        (
+            {"--input": str(written), "--output": str(written / "answers")},
+            "answers lie in one another; give folders apart",
+        ),
+        ({"--output": str(written)}, "lie in one another; give folders apart"),
         ({"--input": str(bad)}, "none of the first 3 rows can be used; most often (3): session_id is missing"),
         ({"--output": str(written / "a.jsonl")}, "cannot be written"),
         ({"--output": str(written / "other")}, "is none of fp-tfrs batch-recommend"),

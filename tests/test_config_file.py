@@ -29,6 +29,7 @@ SMALLEST = "name: films\ndata: {source: {format: simulated, simulation: {}}, col
             f"{SMALLEST}training: {{}}\nseed: 1\ntraining: {{batch_size: 64}}\n",
             "'training' is given twice, in line 3 and 5",
         ),
+        (f"{SMALLEST}card: {{&k intended_use: a, *k : b}}\n", "'intended_use' is given twice, in line 3 and 3"),
         (f"{SMALLEST}training: {{length_buckets: [8, 4]}}\n", "length_buckets.*rising order"),
         (f"{SMALLEST}seed: {2**63}\n", "seed = "),
         ("name: 2026-13-45\n", "is not YAML: month must be in 1..12"),

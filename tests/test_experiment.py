@@ -1,6 +1,7 @@
 """`fp-tfrs experiment` as a user has it: two processes, a kill, and the figures of an exported model."""
 
 import csv
+import dataclasses
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from fp_tfrs import schema
 from fp_tfrs.config import EvaluationConfig
 from fp_tfrs.errors import RunError
 from fp_tfrs.evaluation import judging
+from fp_tfrs.experiments import runner
 from fp_tfrs.experiments.figures import SET_METRICS
 from fp_tfrs.experiments.outputs import write_outputs
 from fp_tfrs.experiments.plan import Plan, run_fingerprint
@@ -163,17 +165,22 @@ def test_where_only_the_results_are_left_the_first_seeds_are_trained_again_for_t
     assert "without" not in write_outputs(workshop, tmp_path / "report")[-1]
 
 
-def test_what_was_judged_on_an_earlier_log_is_not_compared_with_the_later_one(finished):
-    """The configuration is the same, the log is another: as large, other sessions."""
+def test_what_was_judged_on_an_earlier_log_is_not_compared_with_the_later_one(finished, monkeypatch):
+    """As many targets of as many sessions, but two of another item."""
     folder, _ = finished
-
-    def prepare_other(run, root):
-        simulation = run.data.source.simulation.model_copy(update={"seed": 2})
-        source = run.data.source.model_copy(update={"simulation": simulation})
-        other = run.model_copy(update={"data": run.data.model_copy(update={"source": source})})
-        return local_runner.prepare_data(other, str(folder / "other"))
-
-    workshop = Workshop(Plan(str(folder / "small.yaml")), prepare_other, folder / "root", folder / "results")
+    workshop = Workshop(
+        Plan(str(folder / "small.yaml")), local_runner.prepare_data, folder / "root", folder / "results"
+    )
+    data = workshop.data("log")
+    column = data.targets.column.copy()
+    other = np.flatnonzero(column != column[0])[-1]
+    column[[0, other]] = column[[other, 0]]
+    later = dataclasses.replace(data, targets=dataclasses.replace(data.targets, column=column))
+    assert dataclasses.replace(data).digest == data.digest != later.digest
+    monkeypatch.setattr(runner, "load", lambda *_: later)
+    workshop = Workshop(
+        Plan(str(folder / "small.yaml")), local_runner.prepare_data, folder / "root", folder / "results"
+    )
     with pytest.raises(RunError, match=r"fp_simple seed 1 was judged on other targets than log has now"):
         write_outputs(workshop, folder / "report of other")
 

@@ -270,8 +270,16 @@ def test_a_rule_that_tells_nothing_apart_stops_the_run(log, tmp_path, value, ver
 def test_no_click_and_one_session_stop_the_run(log, tmp_path):
     path = write_log(tmp_path / "log.csv", to_lines(log[~log.click][:50]))
     refuse(path, tmp_path, r"none of 50 rows is a click \(data\.click_when: click == True\).*click False … False")
-    path = write_log(tmp_path / "log.csv", [b"1,i%d,1700000000,true,%d,a" % (n, 5 * n) for n in range(5)])
+    path = write_log(tmp_path / "log.csv", [b"1,i%d,170000000%d,true,%d,a" % (n, n, 5 * n) for n in range(5)])
     refuse(path, tmp_path, r"1 sessions of at least .* leave a split empty \(train 1, valid 0, test 0\)")
+
+
+def test_days_for_times_are_refused_unless_their_order_is_hidden(log, tmp_path):
+    days = log.assign(time=log.time // 86_400 * 86_400)
+    path = write_log(tmp_path / "log.csv", to_lines(days))
+    refuse(path, tmp_path, r"have the time of the one before in their session.*set data.sessions.same_time: hash")
+    config = make_config(path, sessions={"same_time": "hash"}, split={"by": "random"})
+    preprocess(config, 1, str(tmp_path / "hidden"), str(tmp_path / "d"), LATEST_S)
 
 
 @pytest.mark.parametrize("name", ["2026-01.csv", "2026-03.csv"])

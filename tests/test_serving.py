@@ -358,6 +358,9 @@ def test_shapes_that_differ_are_refused_and_the_model_lives(fp_export):
         ([["a", 420]], None, r"\['a', 420\] is no list of ids as text"),
         ([["a", "b"]], [0], "0 are no flags; give a list of 0s and 1s"),
         ([["a", "b"]], [[0, 0.9]], r"\[0, 0.9\] are no flags"),
+        ([1, 2], None, "1 is no list of ids as text"),
+        ([{"a"}], None, r"\{'a'\} is no list of ids"),
+        ([["a"]], [[[0]]], r"\[\[0\]\] are no flags"),
         ([["a"]], [[0], [1]], "flags for 2 sessions, but 1 sessions"),
     ],
 )

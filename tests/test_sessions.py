@@ -26,10 +26,11 @@ events_strategy = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(events_strategy, st.randoms(use_true_random=False), st.booleans())
 def test_order_and_repetition_of_events_change_nothing(events, rng, has_session_id):
-    clean = cut(sorted(set(events)), has_session_id, gap_s=5, max_length=4)
+    limits = {"gap_s": 5, "max_length": 4, "same_time": rng.choice(["item_id", "hash"])}
+    clean = cut(sorted(set(events)), has_session_id, **limits)
     repeated = [*events, *rng.sample(events, len(events) // 2)]
     rng.shuffle(repeated)
-    dirty = cut(repeated, has_session_id, gap_s=5, max_length=4)
+    dirty = cut(repeated, has_session_id, **limits)
     assert dirty.sessions == clean.sessions
     assert dirty.duplicate_events == len(repeated) - len(set(events)) and clean.duplicate_events == 0
     written = sum(len(session.item_id) for session in dirty.sessions)
@@ -37,16 +38,16 @@ def test_order_and_repetition_of_events_change_nothing(events, rng, has_session_
     assert len({session.session_id for session in dirty.sessions}) == len(dirty.sessions)
 
 
-def test_events_of_the_same_time_are_in_an_order_that_ids_do_not_tell():
-    """By id, "the next one is larger" would hold always, and a model that learns it would look good."""
-    ascending = sum(
-        tuple(sorted(session.item_id)) == session.item_id
-        for key in map(str, range(400))
-        for session in cut_sessions(
-            key, [event(5, "a"), event(5, "b"), event(5, "c")], SessionsConfig(), ("dwell",), has_session_id=True
-        ).sessions
-    )
-    assert 40 < ascending < 95  # a sixth of 400 is 67, with a deviation of 7
+def test_same_time_by_hash_tells_nothing_of_the_next_id():
+    """By id, "the next one is larger" holds always, and a model that learns it looks good."""
+
+    def ascending(same_time):
+        config, tied = SessionsConfig(same_time=same_time), [event(5, item) for item in "cab"]
+        cuts = [cut_sessions(str(n), tied, config, ("dwell",), has_session_id=True) for n in range(400)]
+        assert all(found.tied_events == 2 for found in cuts)
+        return sum(found.sessions[0].item_id == ("a", "b", "c") for found in cuts)
+
+    assert ascending("item_id") == 400 and 40 < ascending("hash") < 95  # a sixth is 67, with a deviation of 7
 
 
 @pytest.mark.parametrize("users, shared", [(["u", "u"], 0), (["", "u"], 0), (["u", "v"], 1)])

@@ -143,6 +143,11 @@ class SessionsConfig(Section):
     )
     min_length: int = field(2, "shorter sessions are dropped, and counted", "SR-GNN's preprocessing", ge=2)
     max_length: int = field(50, "of longer sessions the last events are kept", "SDM; RecBole", ge=2)
+    same_time: Literal["item_id", "hash"] = field(
+        "item_id",
+        "order of a session's events of one time: by id, from which a model learns that the next id is larger, or by a hash, which "
+        "tells nothing; where such events are more than data.max_bad_share of the clicks, hash is asked for",
+    )
 
 
 class HistoryConfig(Section):

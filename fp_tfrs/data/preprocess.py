@@ -197,6 +197,13 @@ def _check_rows(
             f"{shared} of {keys} session ids ({shared / keys:.1%}) have clicks of several users, more than data.max_bad_share = "
             f"{data.max_bad_share:.1%}; name a column that is unique over all users in data.columns.session_id, or leave it out"
         )
+    tied = counts["tied_events", ""]
+    if data.sessions.same_time == "item_id" and tied > data.max_bad_share * clicks:
+        raise InputError(
+            f"{tied} of {clicks} clicks ({tied / clicks:.1%}) have the time of the one before in their session, more than "
+            f"data.max_bad_share = {data.max_bad_share:.1%}; in the order of their ids a model would learn that the next one is larger: "
+            "set data.sessions.same_time: hash"
+        )
     for number, rule in enumerate(data.false_positive_when):
         _check_rule(rule, counts.get(("rule", str(number)), 0), clicks, seen)
 

@@ -215,7 +215,7 @@ class _CutSessions(beam.DoFn):
             has_session_id=columns.session_id is not None,
         )
         self._counts["keys", ""] += 1
-        for name in ("duplicate_events", "short_sessions", "short_events", "cut_events", "shared_keys"):
+        for name in ("duplicate_events", "short_sessions", "short_events", "cut_events", "tied_events", "shared_keys"):
             self._counts[name, ""] += getattr(cut, name)
         sessions: Iterable[Session] = cut.sessions
         if history is not None and columns.session_id is None:

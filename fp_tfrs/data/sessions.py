@@ -43,7 +43,7 @@ class Session:
 
 
 class SessionEvent(NamedTuple):
-    """What is known of an event once its session key is known."""
+    """What is known of an event once its session key is known. Field order = sort order: time, then fixed tie-breaks."""
 
     timestamp_s: float
     item_id: str
@@ -60,6 +60,7 @@ class Cut(NamedTuple):
     short_sessions: int
     short_events: int
     cut_events: int
+    tied_events: int  # of the time of the one before, whether or not they are in sessions
     shared_keys: int  # 1 for a session id under which several users have events, else 0
 
 
@@ -73,19 +74,19 @@ def cut_sessions(
 ) -> Cut:
     """Turns all events of one key into sessions; the result doesn't depend on the events' order or repetition.
 
-    Events of the same time are ordered by a hash: by item id the next one would be known to have a larger id.
-
     Args:
       key: the session id, or the user id when the log has no session ids.
       events: at least one; `SessionEvent`s or plain tuples of the same fields.
-      sessions: gap (used without session ids only) and length limits.
+      sessions: gap (used without session ids only), length limits and the order of equal times.
       feedback_names: the names of the values in each event's `feedback`.
       has_session_id: what the key is. Without session ids a session is called `user@start second`.
     """
     events = list(events)
-    distinct = sorted(SessionEvent(*event) for event in set(events))
-    same_time = itertools.groupby(distinct, key=lambda event: event.timestamp_s)
-    ordered = [event for _, tied in same_time for event in _without_order(key, list(tied))]
+    ordered = sorted(SessionEvent(*event) for event in set(events))
+    tied_events = sum(event.timestamp_s == before.timestamp_s for before, event in itertools.pairwise(ordered))
+    if tied_events and sessions.same_time == "hash":
+        same_time = itertools.groupby(ordered, key=lambda event: event.timestamp_s)
+        ordered = [event for _, tied in same_time for event in _without_order(key, tied)]
     duplicates = len(events) - len(ordered)
     runs = [ordered] if has_session_id or sessions.gap_s is None else _split_at_pauses(ordered, sessions.gap_s)
     kept: list[Session] = []
@@ -112,15 +113,14 @@ def cut_sessions(
             )
         )
     is_shared = has_session_id and len({event.user_id for event in ordered} - {""}) > 1
-    return Cut(kept, duplicates, short_sessions, short_events, cut_events, int(is_shared))
+    return Cut(kept, duplicates, short_sessions, short_events, cut_events, tied_events, int(is_shared))
 
 
-def _without_order(key: str, tied: list[SessionEvent]) -> list[SessionEvent]:
-    if len(tied) == 1:
-        return tied
-    return sorted(
-        tied, key=lambda event: (hashlib.blake2b(f"{key}:{event.item_id}".encode(), digest_size=8).digest(), event)
-    )
+def _without_order(key: str, tied: Iterable[SessionEvent]) -> list[SessionEvent]:
+    def rank(event: SessionEvent) -> tuple[bytes, SessionEvent]:
+        return hashlib.blake2b(f"{key}:{event.item_id}".encode(), digest_size=8).digest(), event
+
+    return sorted(tied, key=rank)
 
 
 def _split_at_pauses(ordered: list[SessionEvent], gap_s: float) -> list[list[SessionEvent]]:

@@ -24,7 +24,7 @@ class Movietweetings(EventLogBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put a ratings.dat of https://github.com/sidooms/MovieTweetings into manual_dir."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put a ratings.dat of https://github.com/sidooms/MovieTweetings into manual_dir; without manual_dir it is fetched."
     ABOUT = About(
         description="Film ratings 0–10 from Twitter, in the order of the users. A low rating tells a false positive.",
         homepage="https://github.com/sidooms/MovieTweetings",

@@ -156,8 +156,8 @@ class Workshop:
                 judged = self.ledger.judged(name)
                 if judged.data not in ("", data.digest) or len(judged.ranks) != len(data.targets.session):
                     raise RunError(
-                        f"{cell} seed {seed} was judged on other targets than {data_set} has now, as its log has changed; give "
-                        "other --root and --results folders, or the earlier log"
+                        f"{cell} seed {seed} was judged on other targets than {data_set} has now, as its log, or how it is "
+                        "prepared, has changed; give other --root and --results folders, or the earlier log"
                     )
 
     def analysis(self, run: str) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import apache_beam as beam
 import pydantic
@@ -93,11 +93,7 @@ def recommend_all(
     """
     work_dir = os.path.join(output_dir, WORK_FOLDER)
     files = find_files(patterns)
-    within = next((path for path in files if path.startswith(os.path.join(output_dir, ""))), None)
-    if within is not None:
-        raise InputError(
-            f"--input has {within}, which lies in --output {output_dir}; give a folder apart from the input"
-        )
+    _check_apart(patterns, files, output_dir)
     parts = divide(files, batch_steps.SHARD_ROWS)
     _check_first_rows(parts)
     plan = _fingerprint(model_dir, files, k, file_format)
@@ -135,6 +131,19 @@ def recommend_all(
         return _finish(model_dir, output_dir, work_dir, plan)
 
 
+def _check_apart(patterns: Sequence[str], files: Sequence[str], output_dir: str) -> None:
+    """Answers must be no input of the next command, nor input be removed as the answers of an earlier one."""
+    output = _real(output_dir)
+    folders = (pattern for pattern in patterns if f"{output}/".startswith(f"{_real(pattern)}/"))
+    within = (path for path in files if _real(path).startswith(f"{output}/"))
+    if (found := next(chain(folders, within), None)) is not None:
+        raise InputError(f"--input {found} and --output {output_dir} lie in one another; give folders apart")
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(path) if storage.is_local(path) else path.rstrip("/")
+
+
 def _check_first_rows(parts: Sequence[Part]) -> None:
     """Refuses files of which no row fits, before the real work."""
     rows = list(islice(((part.path, row) for part in parts for row in read_part(part)), _SAMPLE_ROWS))
@@ -143,8 +152,9 @@ def _check_first_rows(parts: Sequence[Part]) -> None:
         if not rows:
             raise InputError("--input: no rows; give files with sessions")
         top, count = Counter(reasons).most_common(1)[0]
+        path = rows[reasons.index(top)][0]
         raise InputError(
-            f"--input {rows[0][0]}: none of the first {len(rows)} rows can be used; most often ({count}): {top}; columns are session_id, "
+            f"--input {path}: none of the first {len(rows)} rows can be used; most often ({count}): {top}; columns are session_id, "
             "item_id and, if any, is_false_positive, user_id, history_item_id, unclicked_item_id"
         )
 
@@ -195,9 +205,9 @@ def _prepare(output_dir: str, work_dir: str, plan: str) -> None:
     for path in (plan_path, os.path.join(output_dir, MANIFEST)):
         if storage.exists(path):
             storage.remove(path)
-    for folder in (output_dir, work_dir):
+    for folder, starts in ((output_dir, "sessions-"), (work_dir, ("sessions-", "part-"))):
         for name in storage.list_folder(folder):
-            if name == DEAD_LETTERS or name.startswith(("sessions-", "part-")):
+            if name == DEAD_LETTERS or name.startswith(starts):
                 storage.remove(os.path.join(folder, name))
     storage.write_text(plan_path, plan)
 

@@ -28,6 +28,7 @@ class Client(Protocol):
 
     place: str  # of the model, for messages
     takes: set[str]  # names of its inputs
+    catalogue: frozenset[str] | None  # the ids that it knows; None: they are not to be had
 
     def recommend(self, request: Request) -> Answer: ...
 
@@ -37,10 +38,11 @@ class FolderClient:
 
     def __init__(self, directory: str) -> None:
         """Loads the export in the folder, or the newest version below it; InputError when there is none."""
-        from fp_tfrs.serving.saved_model import SavedModel, find_version
+        from fp_tfrs.serving.saved_model import SavedModel, find_version, read_catalogue
 
         self._model = SavedModel(find_version(directory))
         self.place, self.takes = self._model.directory, set().union(*map(self._model.takes, SIGNATURES))
+        self.catalogue: frozenset[str] | None = frozenset(read_catalogue(self.place))
 
     def recommend(self, request: Request) -> Answer:
         found = self._model.answer([request], request.signature)
@@ -49,6 +51,8 @@ class FolderClient:
 
 class RestClient:
     """A model server's REST interface."""
+
+    catalogue: frozenset[str] | None = None
 
     def __init__(self, url: str, name: str, timeout_s: float) -> None:
         """Asks the server which inputs the model takes.
@@ -141,6 +145,8 @@ class RestClient:
 class GrpcClient:
     """A model server's gRPC interface; asks by serialized Examples, which a server can batch whatever their lengths."""
 
+    catalogue: frozenset[str] | None = None
+
     def __init__(self, target: str, name: str, timeout_s: float) -> None:
         """As `RestClient`; target: `host:8500`."""
         host, _, port = target.rpartition(":")
@@ -214,3 +220,18 @@ def _error_text(error: urllib.error.HTTPError) -> str:
         return " ".join(str(json.load(error)["error"]).split())[:300]
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
         return str(error.reason)
+
+
+def remarks(request: Request, n_found: int, k: int, catalogue: frozenset[str] | None) -> list[str]:
+    """What a user should know of an answer of n_found items to who asked for k: ids that the model does not know, too few items."""
+    lines = []
+    asked = {"--items": request.item_id, "--allow": request.allowed_item_id, "--deny": request.denied_item_id}
+    for option, items in asked.items():
+        unknown = [] if catalogue is None else [item for item in items if item not in catalogue]
+        if unknown:
+            lines.append(
+                f"{len(unknown)} of {len(items)} ids of {option} are not in the catalogue, such as {unknown[0]!r}"
+            )
+    if n_found < k:
+        lines.append(f"{n_found} items are all that is left by serving.top_k, serving.exclude_seen, --allow and --deny")
+    return lines

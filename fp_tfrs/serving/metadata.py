@@ -56,6 +56,7 @@ def of_export(
         "name": run.name,
         "model_version": model_version,
         "config_fingerprint": fingerprint(dump(run)),
+        "config": run.model_dump(mode="json", include={"seed", "data", "model", "training"}),
         "method": run.model.method,
         "tower": run.model.tower.name,
         "n_items": n_items,

@@ -186,20 +186,25 @@ def _pad(item_id: Sequence[Sequence[Any]] | np.ndarray, flags: Any) -> tuple[np.
         raise InputError(
             f"flags for {len(flags)} sessions, but {len(item_id)} sessions; give one list of flags for each"
         )
+    for session in item_id:
+        if not _is_list(session) or not all(isinstance(item, (str, bytes)) for item in session):
+            raise InputError(f"{session!r:.100} is no list of ids as text; give a list for each session: [[…], […]]")
     n_steps = max((len(session) for session in item_id), default=0)
     ids = np.full((len(item_id), n_steps), "", dtype=object)
     padded_flags = np.zeros((len(item_id), n_steps), dtype=np.int64)
     for row, session in enumerate(item_id):
-        if isinstance(session, (str, bytes)) or not all(isinstance(item, (str, bytes)) for item in session):
-            raise InputError(f"{session!r:.100} is no list of ids as text; give a list for each session: [[…], […]]")
         ids[row, : len(session)] = session
     for row, values in enumerate(() if flags is None else flags):
-        if not isinstance(values, (Sequence, np.ndarray)) or not set(values) <= {0, 1}:
+        if not _is_list(values) or not all(value in (0, 1) for value in values):
             raise InputError(f"{values!r:.100} are no flags; give a list of 0s and 1s for each session: [[…], […]]")
         if len(values) > len(item_id[row]):
             raise InputError(f"{len(values)} flags for {len(item_id[row])} items; give one flag per item, or fewer")
         padded_flags[row, : len(values)] = values
     return ids, padded_flags
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
 
 
 def _recommendations(outputs: dict[str, np.ndarray]) -> Recommendations:
