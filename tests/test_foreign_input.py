@@ -107,7 +107,7 @@ def test_a_record_that_claims_more_than_there_is_does_not_kill_the_process(tmp_p
     lie = (2**40).to_bytes(8, "little")
     for content in (good + lie + checksum(lie) + b"abc", good[:-1], good + b"abc"):
         (tmp_path / "lie").write_bytes(content)
-        with pytest.raises(InputError, match="lie can't be read: a record ends after the file does"):
+        with pytest.raises(InputError, match="lie can't be read: .* a record ends after the file does"):
             list(session_files.read_part(session_files.Part(0, str(tmp_path / "lie"), 0, None)))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from derivatives import B, D, M, T, assert_directional_derivative, random_batch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fp_tfrs.config import LossConfig
@@ -91,6 +91,7 @@ def test_gate_gradients(kind, inputs):
     seed=st.integers(0, 1000),
 )
 def test_every_combination_of_options_has_the_right_gradient(gate, inputs, hinge, aggregation, similarity, seed):
+    assume((hinge, aggregation, similarity) != ("of_mean", "sum", "cosine"))  # which is refused
     session, label, fp, probability, _ = random_batch(seed)
     config = LossConfig(
         gate=gate, gate_inputs=inputs, hinge=hinge, aggregation=aggregation, similarity=similarity, margin=100.0

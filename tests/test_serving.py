@@ -351,26 +351,6 @@ def test_shapes_that_differ_are_refused_and_the_model_lives(fp_export):
     assert fp_export.saved.recommend([["a"]]).item_id == [VOCABULARY[:K]]
 
 
-@pytest.mark.parametrize(
-    ("sessions", "flags", "message"),
-    [
-        (["a", "b"], None, "'a' is no list of ids as text; give a list for each session"),
-        ([["a", 420]], None, r"\['a', 420\] is no list of ids as text"),
-        ([["a", "b"]], [0], "0 are no flags; give a list of 0s and 1s"),
-        ([["a", "b"]], [[0, 0.9]], r"\[0, 0.9\] are no flags"),
-        ([1, 2], None, "1 is no list of ids as text"),
-        ([{"a"}], None, r"\{'a'\} is no list of ids"),
-        ([["a"]], [[[0]]], r"\[\[0\]\] are no flags"),
-        ([["a"]], [[0], [1]], "flags for 2 sessions, but 1 sessions"),
-    ],
-)
-def test_sessions_that_are_none_are_refused_in_a_sentence(fp_export, sessions, flags, message):
-    with pytest.raises(InputError, match=message):
-        fp_export.saved.recommend(sessions, flags)
-    with pytest.raises(InputError, match="no list of ids as text"):
-        fp_export.saved.recommend([["a"]], allowed_item_id=["a", "b"])
-
-
 def test_what_is_no_model_or_lacks_a_signature_is_named(fp_export, tmp_path):
     with pytest.raises(InputError, match="no saved_model.pb"):
         SavedModel(tmp_path)

@@ -210,22 +210,6 @@ def test_the_encoder_stays_finite_when_a_list_attends_to_nothing_that_it_has():
     assert all(np.isfinite(x).all() for x in (found, *tape.gradient(found, branch.attention)))
 
 
-@pytest.mark.parametrize("spread", [45, 60, 90])
-def test_float32_has_a_gradient_where_a_list_lacks_what_attracts_most(spread):
-    """Energies of the item that attends: spread, 0, 0; its list has the last two."""
-    tf.keras.backend.set_floatx("float32")
-    branch = UnclickedBranch(configure({"n_heads": 1}), 5)
-    size = np.sqrt(spread) * D**0.25
-    for kernel in branch.attention[:2]:
-        kernel.assign(np.eye(D))
-    items = tf.constant(np.array([[1, 0, 0], [0, 0, 1], [1, 1, 0]])[None] @ np.eye(3, D) * size, tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(items)
-        found = branch.encode(items, tf.constant([[[False, True, True], [True, False, True]]]))
-        cost = tf.reduce_sum(found * tf.range(float(D)))
-    assert all(np.isfinite(x).all() for x in (found, *tape.gradient(cost, [items, *branch.attention])))
-
-
 def test_the_order_of_a_list_has_no_effect():
     items = draw_items()
     order = np.random.default_rng(8).permutation(M)

@@ -134,6 +134,16 @@ class SessionModel(tfrs.Model):
         items = self._as_scored(self.items.item_embeddings())
         return items if self.task.satisfaction is None else self.task.satisfaction.candidates(items)
 
+    def train_step(self, inputs: Batch) -> dict[str, tf.Tensor]:
+        """One step of the optimiser; the task's figures so far, and the batch's loss.
+
+        Of a replica's share of a batch the loss is its part of the whole batch's; `fit` adds them up.
+        """
+        # Keras finds the end of a dataset of unknown size by a step without data. Unless everything waits for the data,
+        # that step advances Adam's step counter, and only in a process's first epoch: resuming would not be exact.
+        with tf.control_dependencies(tf.nest.flatten(inputs)):
+            return super().train_step(inputs)
+
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
         """The loss of a training batch (see `schema.py`), a scalar; updates the task's figures."""
         label = inputs[schema.LABEL]
