@@ -123,6 +123,13 @@ def run_cli(capsys, *arguments):
             "aggregation: sum is the mean where similarity: cosine",
         ),
         (
+            {
+                "model": {"method": "two_queries"},
+                "tuner": {"enabled": True, "search": {"model.loss.gate_hidden_dim": [4, 8]}},
+            },
+            "tuner.search has model.loss.gate_hidden_dim, but method two_queries has no use for it",
+        ),
+        (
             {"tuner": {"enabled": True, "search": {"training.max_epochs": [2, 40]}}},
             "training.max_epochs is the same for all trials; set tuner.epochs",
         ),

@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from fp_tfrs.serving import client
+from fp_tfrs.serving.request import Request
 from pipeline import cli
 
 
@@ -108,3 +110,15 @@ def test_nobody_there_is_named(capsys):
 )
 def test_bad_arguments_are_refused_before_anybody_is_asked(capsys, arguments, said):
     assert_sentence(run(capsys, *arguments, "--items", "a"), 2, said)
+
+
+def test_what_a_model_does_not_know_is_said():
+    request = Request(["a", "x"], [0, 0], allowed_item_id=["y"])
+    assert client.remarks(request, 2, 2, frozenset("ab")) == [
+        "1 of 2 ids of --items are not in the catalogue, such as 'x'",
+        "1 of 1 ids of --allow are not in the catalogue, such as 'y'",
+    ]
+    assert client.remarks(request, 1, 2, None) == [
+        "1 items are all that is left by serving.top_k, serving.exclude_seen, --allow and --deny"
+    ]
+    assert client.remarks(Request(["a"], [0]), 2, 2, frozenset("ab")) == []
