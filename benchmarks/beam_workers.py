@@ -247,7 +247,7 @@ def write_busy_user(path: Path, n_events: int) -> DataConfig:
         "dwell_s": rng.exponential(30, n).round(1).tolist(),
     }
     gap_s = 4 * span_s / n_events  # sessions of 50 clicks on average
-    return _write_log(path, columns, sessions={"gap_s": gap_s}, history={}, unclicked={})
+    return _write_log(path, columns, sessions={"gap_s": gap_s, "same_time": "hash"}, history={}, unclicked={})
 
 
 def write_large_catalogue(path: Path, n_items: int) -> DataConfig:
