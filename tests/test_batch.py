@@ -227,7 +227,7 @@ def test_what_cannot_be_done_is_said_in_a_line(export, written, capsys):
         ),
         ({"--output": str(written)}, "lie in one another; give folders apart"),
         ({"--input": str(bad)}, "none of the first 3 rows can be used; most often (3): session_id is missing"),
-        ({"--output": str(written / "a.jsonl")}, "cannot be written"),
+        ({"--output": str(written / "b.jsonl")}, "cannot be written"),
         ({"--output": str(written / "other")}, "is none of fp-tfrs batch-recommend"),
     ):
         options = {
