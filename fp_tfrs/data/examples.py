@@ -91,6 +91,8 @@ def decode_session(record: bytes) -> Session:
     feedback = {}
     for name in sorted(set(features) - set(schema.RESERVED_FEATURES)):
         kind = features[name].WhichOneof("kind")
+        if kind is None:
+            raise ValueError(f"a record's feature {name!r:.100} has no list of values")
         feedback[name] = texts(name) if kind == "bytes_list" else tuple(getattr(features[name], kind).value)
     return Session(
         session_id=session_id[0],
