@@ -103,7 +103,7 @@ class RestClient:
         with self._as_expected():
             items, scores = (answer["outputs"][name][0] for name in ("item_id", "score"))
             if not all(isinstance(item, str) for item in items):
-                raise TypeError(f"{items!r} are no ids")
+                raise TypeError(f"{items!r:.100} are no ids")
             return _answer(items, map(float, scores))
 
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
