@@ -167,6 +167,25 @@ def test_a_diverged_trial_is_a_failed_one_and_is_said(trainings, lines, tmp_path
     assert good[MARGIN] not in trainings.diverging
 
 
+def test_each_trial_is_judged_by_its_own_values_alone(trainings, lines, tmp_path):
+    """8 heads divide 8 dimensions, not 10; that some do not go together is no fault of the others."""
+    choices = {"model.tower.embedding_dim": [8, 10], "model.tower.n_heads": [2, 8]}
+    tower = {"name": "sasrec", "embedding_dim": 8, "n_heads": 2}
+    run = RunConfig.model_validate({**RUN, "model": {"tower": tower}, "tuner": {"enabled": True, "search": choices}})
+    search.SessionTuner(search.SearchJob(run, (), (), 10, 0, str(tmp_path))).search()
+    (refused,) = [line for line in lines if ": failed: " in line]
+    assert len(trainings.done) == 3 and len(lines) == 4
+    assert "embedding_dim 10, n_heads 8: failed: " in refused and "not a multiple" in refused
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian"])
+def test_any_seed_of_a_run_can_search(trainings, tmp_path, kind):
+    job = make_job(tmp_path, oracle=kind, search=RANGES)
+    run = job.run.model_copy(update={"seed": 2**63 - 1})
+    search.SessionTuner(search.SearchJob(run, (), (), 10, 0, job.folder)).search()
+    assert len(trainings.done) == 6
+
+
 def test_a_search_in_which_everything_fails_is_an_error(trainings, tmp_path):
     trainings.diverging = {0.1, 0.5, 1.0, 2.0, 5.0, 10.0}
     with pytest.raises(RunError, match="all 6 trials"):

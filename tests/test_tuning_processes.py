@@ -147,6 +147,14 @@ def test_a_worker_that_cannot_read_the_data_ends_the_search(files, tmp_path):
     assert "InputError: transformed examples cannot be read" in errors.splitlines()[-1] and "nowhere" in errors
 
 
+def test_a_failed_trial_of_a_worker_says_why(files, tmp_path):
+    process = start(files, tmp_path, search={"training.learning_rate": [0.02, 1e30]})
+    lines = finish(process).splitlines()
+    assert len(lines) == 2
+    (failed,) = [line for line in lines if "failed" in line]
+    assert "learning_rate 1e+30: failed: " in failed and "the model has diverged" in failed
+
+
 def _is_running(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:

@@ -15,6 +15,7 @@ from fp_tfrs.config import RangeConfig, TunerConfig
 from fp_tfrs.errors import InputError
 
 _HYPERBAND_FACTOR = 3
+_N_SEEDS = 2**31  # keras-tuner counts on from its seed, and scikit-learn's end at 2³²
 
 
 class _BayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):
@@ -47,7 +48,7 @@ def make_oracle(tuner: TunerConfig, epochs: int, seed: int) -> keras_tuner.Oracl
         "objective": keras_tuner.Objective(tuner.objective, "max"),
         "hyperparameters": _make_space(tuner),
         "allow_new_entries": False,
-        "seed": seed + 1,  # keras-tuner takes 0 for none
+        "seed": 1 + seed % _N_SEEDS,  # keras-tuner takes 0 for none
     }
     if tuner.oracle == "hyperband":
         begun, n_trials = _plan_hyperband(epochs)

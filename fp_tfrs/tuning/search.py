@@ -24,13 +24,16 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.errors import FailedTrialError, FatalError
 
 from fp_tfrs import storage
-from fp_tfrs.config import RangeConfig, RunConfig, Settings, dump, fingerprint, parse, with_settings
+from fp_tfrs.config import RangeConfig, RunConfig, Settings, TunerConfig, dump, fingerprint, parse, with_settings
 from fp_tfrs.data.session_table import SessionTable, read_for_model
 from fp_tfrs.errors import RunError
 from fp_tfrs.learning.training import Record, train
 from fp_tfrs.progress import say
 from fp_tfrs.tuning.oracle import make_oracle
 from fp_tfrs.tuning.values import EPOCHS, describe_settings, read_settings
+
+
+_LOG = "log.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,18 @@ class SearchJob:
     def epochs(self) -> int:
         """Epochs of a trial, at most."""
         return self.run.tuner.epochs or self.run.training.max_epochs
+
+    def run_of(self, settings: Settings) -> RunConfig:
+        """A trial's run. Without the search, each of whose values would have to fit the trial's others.
+
+        Raises pydantic.ValidationError for settings that don't go together.
+        """
+        base = self.run.model_copy(update={"tuner": TunerConfig()})
+        return with_settings(base, {**settings, "training.max_epochs": self.epochs})
+
+    def folder_of(self, settings: Settings) -> str:
+        """Where a trial's files are."""
+        return os.path.join(self.folder, "trials", fingerprint(json.dumps(settings, sort_keys=True)))
 
     def to_json(self) -> str:
         """For another process."""
@@ -117,8 +132,6 @@ class SessionTuner(BaseTuner):
             score = self._try(read_settings(trial.hyperparameters.values), epochs)
         except RunError as error:
             raise FailedTrialError(str(error)) from error
-        except pydantic.ValidationError as error:  # values that don't go together
-            raise FailedTrialError(error.errors()[0]["msg"]) from error
         except Exception as error:
             raise FatalError from error  # anything else would be swallowed
         return {self._job.run.tuner.objective: score}
@@ -129,7 +142,7 @@ class SessionTuner(BaseTuner):
     def on_trial_end(self, trial: Trial) -> None:
         """Tells the oracle, and the user."""
         self.oracle.end_trial(trial)
-        say(describe_trial(self.oracle, trial.trial_id))
+        say(describe_trial(self.oracle, trial.trial_id, self._job))
 
     def search_space_summary(self, extended: bool = False) -> None:
         """One line instead of keras-tuner's page."""
@@ -145,16 +158,16 @@ class SessionTuner(BaseTuner):
     def _try(self, settings: Settings, epochs: int) -> float:
         """The objective after so many epochs at most; read if it is known."""
         job = self._job
-        folder = os.path.join(job.folder, "trials", fingerprint(json.dumps(settings, sort_keys=True)))
+        folder = job.folder_of(settings)
         result_path, state_dir = os.path.join(folder, f"result-{epochs}.json"), os.path.join(folder, "state")
         if storage.exists(result_path):
             return float(json.loads(storage.read_text(result_path))["score"])
-        run = with_settings(job.run, {**settings, "training.max_epochs": job.epochs})
         train_table, valid_table = self._read_tables()
         lines: list[str] = []
         storage.make_folder(folder)
-        self.has_trained = True
         try:
+            run = _check(job, settings)
+            self.has_trained = True
             trained = train(
                 run,
                 train_table,
@@ -167,10 +180,10 @@ class SessionTuner(BaseTuner):
                 epochs,
             )
         except RunError as error:
-            lines.append(f"failed: {error}")
+            lines.append(f"failed: {' '.join(str(error).split())}")
             raise
         finally:
-            storage.write_text(os.path.join(folder, "log.txt"), "".join(f"{line}\n" for line in lines))
+            storage.write_text(os.path.join(folder, _LOG), "".join(f"{line}\n" for line in lines))
         score = _score_of(trained.history[trained.best_epoch - 1], job.run.tuner.objective)
         seconds = sum(record["seconds"] or 0 for record in trained.history)
         result = {"settings": settings, "score": score, "best_epoch": trained.best_epoch, "seconds": seconds}
@@ -187,15 +200,23 @@ class SessionTuner(BaseTuner):
         return self._tables
 
 
-def describe_trial(oracle: keras_tuner.Oracle, trial_id: str) -> str:
-    """A finished trial and the best so far, in a line."""
+def describe_trial(oracle: keras_tuner.Oracle, trial_id: str, job: SearchJob) -> str:
+    """A finished trial and the best so far, or why it failed, in a line."""
     trial, best = oracle.get_trial(trial_id), oracle.get_best_trials(1)[0]
     name = oracle.objective.name
     heading = f"[{len(oracle.end_order)}/{oracle.max_trials}]"
     if trial.status != TrialStatus.COMPLETED:
-        reason = (trial.message or "").strip().rpartition("\n")[2].partition(": ")[2]
-        return f"{heading} {_describe_values(trial)}: failed{': ' if reason else ''}{reason}"
+        # keras-tuner's workers do not send their chief the reason.
+        log = storage.read_text(os.path.join(job.folder_of(read_settings(trial.hyperparameters.values)), _LOG))
+        return f"{heading} {_describe_values(trial)}: {log.splitlines()[-1]}"
     return f"{heading} {_describe(trial, name)}; best so far {_describe(best, name)}"
+
+
+def _check(job: SearchJob, settings: Settings) -> RunConfig:
+    try:
+        return job.run_of(settings)
+    except pydantic.ValidationError as error:
+        raise RunError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
 def _describe(trial: Trial, objective: str) -> str:

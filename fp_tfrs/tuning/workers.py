@@ -52,7 +52,7 @@ class ParentTuner(SessionTuner):
         with tempfile.TemporaryDirectory(prefix="fp-tfrs-") as folder, contextlib.ExitStack() as stack:
             job_path = os.path.join(folder, "job.json")
             storage.write_text(job_path, self._job.to_json())
-            port = stack.enter_context(_serving(self.oracle))
+            port = stack.enter_context(_serving(self.oracle, self._job))
             logs = [os.path.join(folder, f"worker{k}.log") for k in range(n_workers)]
 
             def start(number: int) -> subprocess.Popen[bytes]:
@@ -74,17 +74,21 @@ class ParentTuner(SessionTuner):
 class _Servicer(OracleServicer):
     """keras-tuner's, which also tells the user of each trial."""
 
+    def __init__(self, oracle: keras_tuner.Oracle, job: SearchJob) -> None:
+        super().__init__(oracle)
+        self._job = job
+
     def EndTrial(self, request: Any, context: Any) -> Any:
         response = super().EndTrial(request, context)
-        say(describe_trial(self.oracle, request.trial.trial_id))
+        say(describe_trial(self.oracle, request.trial.trial_id, self._job))
         return response
 
 
 @contextlib.contextmanager
-def _serving(oracle: keras_tuner.Oracle) -> Iterator[int]:
+def _serving(oracle: keras_tuner.Oracle, job: SearchJob) -> Iterator[int]:
     """Answers workers; gives the port."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
-    protos.get_service_grpc().add_OracleServicer_to_server(_Servicer(oracle), server)
+    protos.get_service_grpc().add_OracleServicer_to_server(_Servicer(oracle, job), server)
     port = server.add_insecure_port(f"{_LOOPBACK}:0")
     server.start()
     try:
