@@ -76,7 +76,7 @@ correct or unset it."
         return
     fi
     for version in $versions; do
-        for candidate in "python$version" python3 "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+        for candidate in "python$version" python3 "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$version".*/bin/python; do
             take_python "$candidate" "$version" && return
         done
     done
@@ -96,7 +96,7 @@ find_uv() {
     uv=$(command -v uv) && "$uv" --version >/dev/null 2>&1 && return
     uv=$tools/bin/uv
     has_python=
-    for candidate in "${FP_TFRS_PYTHON:-python3}" python3 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python; do
+    for candidate in "${FP_TFRS_PYTHON:-python3}" python3 "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.*/bin/python; do
         "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 || continue
         has_python=yes
         { "$candidate" -m venv "$tools" && "$tools/bin/python" -m pip install uv; } >>$LOG 2>&1 && return

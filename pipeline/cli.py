@@ -7,6 +7,7 @@ Each command imports what it needs when it runs, so that `--help` answers at onc
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: a locale may lack λ
     parsed = _make_parser().parse_args(arguments)
     progress.set_quiet(parsed.quiet)
     try:
@@ -267,7 +270,7 @@ def _simulate(parsed: argparse.Namespace) -> None:
 
 def _recommend(parsed: argparse.Namespace) -> None:
     items = _ids(parsed.items)
-    flags = parsed.fp.split(",") if parsed.fp else ["0"] * len(items)
+    flags = _ids(parsed.fp) if parsed.fp else ["0"] * len(items)
     if len(flags) != len(items) or set(flags) - {"0", "1"}:
         raise InputError(f"--fp {parsed.fp}: give a 0 or 1 for each of the {len(items)} items")
     if parsed.k < 1:
@@ -338,25 +341,14 @@ def _label(parsed: argparse.Namespace) -> None:
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:
-    from fp_tfrs import config_file
+    from pipeline import evaluation
 
-    run = config_file.load(parsed.config, parsed.since)
-    from fp_tfrs.evaluation import evaluate, judging
-    from fp_tfrs.serving.saved_model import find_version
-    from pipeline.log_reading import raw_examples
-
-    model_dir = find_version(parsed.model)
-    with raw_examples(run, parsed.events, parsed.output + ".dead_letters.jsonl") as examples_dir:
-        report = judging.evaluate_export(
-            model_dir,
-            examples_dir,
-            run.data,
-            run.evaluation,
-            run.seed,
-            has_unclicked=not parsed.without_unclicked,
+    has_unclicked = not parsed.without_unclicked
+    print(
+        evaluation.evaluate(
+            parsed.model, parsed.config, parsed.events, parsed.since, parsed.output, has_unclicked=has_unclicked
         )
-    judging.write_report(report, parsed.output)
-    print(evaluate.format_table(report))
+    )
 
 
 def _demo(parsed: argparse.Namespace) -> None:

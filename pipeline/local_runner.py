@@ -61,6 +61,10 @@ def run_pipeline(run: RunConfig, root: str, last_node: str | None = None) -> dic
             f"--root {root}: a run on this machine needs a folder of its disk; for an object store, compile"
         )
     root = os.path.abspath(root)
+    if signs := sorted({*root} & {*"*?[]"}):
+        raise InputError(
+            f"--root {root}: TFX finds files by patterns, in which {' '.join(signs)} stands for others; choose another folder"
+        )
     files = preflight.check_inputs(run)
     several_workers.make_safe()
     with _exclusive(root), _screen(root) as screen:

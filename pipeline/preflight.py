@@ -38,9 +38,14 @@ def check_inputs(run: RunConfig) -> list[str]:
 def check_search(run: RunConfig) -> None:
     """Raises InputError: the tuner is to search what the method does not use, so that its trials would all be the same."""
     method = methods.resolve(run.model)
+    is_addend, has_hinge = method.term not in (None, "softmax"), method.term in ("metric", "adaptive")
     is_used = {
-        "lambda_fp": method.term not in (None, "softmax"),
-        "margin": method.term in ("metric", "adaptive"),
+        "lambda_fp": is_addend,
+        "denominator": is_addend,
+        "similarity": has_hinge or method.term in ("contrastive", "n_pair"),
+        "margin": has_hinge,
+        "hinge": has_hinge,
+        "aggregation": has_hinge,
         "gate": method.term == "adaptive",
         "fp_logit_margin": method.term == "softmax",
         "not_to_recommend_form": method.term == "not_to_recommend",

@@ -29,6 +29,7 @@ from fp_tfrs.data.vocabulary import read_vocabulary
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.learning import distribution
 from fp_tfrs.learning.training import OnLine, TrainedModel, train
+from fp_tfrs.processes import command_of
 from fp_tfrs.progress import say
 from pipeline.earlier import read_warm_start
 
@@ -131,7 +132,7 @@ def _lead(job: TrainingJob, on_line: OnLine) -> None:
         job_path, log_path = (os.path.join(folder, name) for name in ("job.json", "chief.log"))
         storage.write_text(job_path, job.to_json())
         on_line("waiting for the workers: start fp-tfrs train-worker in each of the processes that TF_CONFIG names")
-        command = [sys.executable, "-m", "pipeline.training_job", job_path]
+        command = command_of(__name__, job_path)
         with (
             open(log_path, "wb") as log,
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as chief,

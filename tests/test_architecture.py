@@ -14,7 +14,10 @@ MOST_LINES = 400
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
 
 CONTRACT = ["fp_tfrs.schema", "fp_tfrs.errors", "fp_tfrs.config"]
-SHARED = [*CONTRACT, *(f"fp_tfrs.{name}" for name in ("methods", "storage", "progress", "fingerprint", "parquet"))]
+SHARED = [
+    *CONTRACT,
+    *(f"fp_tfrs.{name}" for name in ("methods", "storage", "progress", "fingerprint", "parquet", "processes")),
+]
 # The library's rooms in the data's order: each may import those before it, and none after it.
 ROOMS = [
     "datasets",

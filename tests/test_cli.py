@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,13 @@ def run_cli(capsys, *arguments):
             {"model": {"method": "fp_contrastive"}, "tuner": {"enabled": True}},
             "tuner.search has model.loss.margin, but method fp_contrastive has no use for it",
         ),
+        (
+            {
+                "tuner": {"enabled": True, "search": {"model.loss.similarity": ["dot", "cosine"]}},
+                "model": {"method": "fp_simple"},
+            },
+            "tuner.search has model.loss.similarity, but method fp_simple has no use for it",
+        ),
     ],
 )
 def test_bad_config_is_one_line_and_exit_code_2(folder, capsys, changes, said):
@@ -169,6 +178,22 @@ def test_root_that_is_a_file_is_refused(folder, capsys):
     )
     assert code == 2
     assert "cannot be written" in err
+
+
+@pytest.mark.parametrize("name", ["r[1]", "r?", "r*"])
+def test_root_that_would_be_read_as_a_pattern_is_refused(folder, capsys, name):
+    code, _, err = run_cli(capsys, "run", "--quiet", "--config", write_config(folder), "--root", str(folder / name))
+    assert code == 2
+    assert f"--root {folder}/{name}: TFX finds files by patterns" in err and err.count("\n") == 1
+    assert not (folder / name).exists()
+
+
+def test_a_locale_without_the_letters_of_a_summary_prints_their_numbers():
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "pipeline.cli", "config", "--explain"]
+    run = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert rb"float \u2265 0" in run.stdout
 
 
 def test_config_explain_gives_every_field_with_meaning_and_source(capsys):
@@ -215,6 +240,7 @@ def test_simulate_refuses_what_it_cannot_draw(tmp_path, capsys, option, value):
         (["--items", "a,b", "--fp", "1"], "give a 0 or 1 for each of the 2 items"),
         (["--items", "a,b", "--fp", "1,x"], "give a 0 or 1"),
         (["--items", "a", "-k", "0"], "ask for 1 item at least"),
+        (["--items", "a, b", "--fp", "0, 1"], "neither an exported model nor a folder of versions"),
         (["--items", "a"], "neither an exported model nor a folder of versions"),
     ],
 )

@@ -238,6 +238,9 @@ def test_evaluate_gives_the_evaluators_figures(first, pushed, tmp_path):
     of_config = run_cli(*command, "--output", output)  # draws the same log
     assert of_config.returncode == 0 and json.loads(output.read_text())["metrics"] == ours["metrics"]
     assert ours["counts"] == theirs["counts"]
+    for place, said in ((tmp_path, "is a folder"), ("/proc/fp-tfrs/m.json", "can't be written (No such file")):
+        refused = run_cli(*command, "--output", place)
+        assert refused.returncode == 2 and f"--output {place} {said}" in refused.stderr, refused.stderr
     later = run_cli(*command, "--since", "2100-01-01", "--output", output)
     assert (later.returncode, "are of before data.since = 2100-01-01" in later.stderr) == (2, True), later.stderr
     for ranker, figures in theirs["metrics"].items():

@@ -16,10 +16,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fp_tfrs import storage
+from fp_tfrs.processes import command_of
 from fp_tfrs.serving import expectations
 from fp_tfrs.serving.expectations import Expectation
 from fp_tfrs.serving.request import Request
@@ -44,12 +44,9 @@ class ProbeResult:
 
 def probe(directory: str | os.PathLike[str], timeout_s: float = TIMEOUT_S) -> ProbeResult:
     """Probes the export in `directory` in a process of its own; never raises for what the export does."""
-    package_root = str(Path(__file__).parents[1])
-    search_path = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search_path)}
-    command = [sys.executable, "-m", __name__, os.fspath(directory)]
+    command = command_of(__name__, os.fspath(directory))
     try:
-        run = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=timeout_s)
+        run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s)
     except subprocess.TimeoutExpired:
         return ProbeResult(False, f"{directory} did not answer within {timeout_s:g} s")
     try:

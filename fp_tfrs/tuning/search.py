@@ -32,7 +32,6 @@ from fp_tfrs.progress import say
 from fp_tfrs.tuning.oracle import make_oracle
 from fp_tfrs.tuning.values import EPOCHS, describe_settings, read_settings
 
-
 _LOG = "log.txt"
 
 

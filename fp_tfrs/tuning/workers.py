@@ -30,6 +30,7 @@ from keras_tuner.engine.trial import Trial
 
 from fp_tfrs import storage
 from fp_tfrs.errors import InputError, RunError
+from fp_tfrs.processes import command_of
 from fp_tfrs.progress import say
 from fp_tfrs.tuning.search import SearchJob, SessionTuner, describe_trial
 
@@ -107,7 +108,7 @@ def _worker(number: int, n_workers: int, port: int, job_path: str, log_path: str
         "KERASTUNER_ORACLE_PORT": str(port),
         "no_grpc_proxy": _LOOPBACK,
     }
-    command = [sys.executable, "-m", "fp_tfrs.tuning.workers", job_path, str(n_workers)]
+    command = command_of(__name__, job_path, str(n_workers))
     with open(log_path, "ab") as log:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
     try:
