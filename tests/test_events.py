@@ -119,7 +119,7 @@ def test_time_units(unit, text, expected_s):
     assert parse({"time": text}, time_unit=unit).timestamp_s == pytest.approx(expected_s, abs=1e-6)
 
 
-@pytest.mark.parametrize("text", ["1396437466", "2014-13-01", "yesterday"])
+@pytest.mark.parametrize("text", ["1396437466", "2014-13-01", "yesterday", "20140402", "20140402T111746Z", "2014W143"])
 def test_not_iso8601(text):
     assert parse({"time": text}, time_unit="iso8601") == BadRow("time is not an ISO 8601 time")
 
@@ -179,9 +179,11 @@ def test_impressions_travel_where_data_unclicked_wants_them(values, unclicked, e
     assert isinstance(parse({"liked": "1"}, **data), Event)
 
 
-def test_visitors_of_a_named_session_may_be_unknown():
-    event = parse({"user": ""}, columns={**DATA["columns"], "session_id": "mood"})
+@pytest.mark.parametrize("user", ["", None, " ", b" ", float("nan")])
+def test_visitors_of_a_named_session_may_be_unknown(user):
+    event = parse({"user": user}, columns={**DATA["columns"], "session_id": "mood"})
     assert (event.session_key, event.user_id) == ("calm", "")
+    assert isinstance(parse({"user": user}), BadRow)  # whose session it is, nobody knows
 
 
 def test_an_impression_of_several_items_is_a_row_for_each(tmp_path):

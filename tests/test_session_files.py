@@ -76,8 +76,9 @@ def test_raw_examples_are_asked_after_their_last_event_as_it_was_known_then(tmp_
     assert parse(row) == Asked("t", Request(["é"], [1], "", [], ["x"], "", [], ["d"]))
 
 
-def test_ids_may_be_numbers_and_what_may_be_left_out_may_be_null():
-    values = {"session_id": 7, "item_id": [1, " a "], "is_false_positive": [True, 0], "user_id": None}
+@pytest.mark.parametrize("user", [None, " ", float("nan")])
+def test_ids_may_be_numbers_and_what_may_be_left_out_may_be_null(user):
+    values = {"session_id": 7, "item_id": [1, " a "], "is_false_positive": [True, 0], "user_id": user}
     assert parse(RawRow(1, values, "", None)) == Asked("7", Request(["1", "a"], [1, 0], "", [], [], "", [], []))
     assert parse(RawRow(1, {"session_id": "s", "item_id": []}, "", None)).request.item_id == []
 

@@ -129,10 +129,9 @@ class EventParser:
             if columns.session_id is not None:
                 session_id = parse_text(values.get(column := columns.session_id))
             if columns.user_id is not None:
-                column = columns.user_id
-                user = values.get(column)
+                user = values.get(column := columns.user_id)
                 # With session ids, visitors may be unknown.
-                user_id = "" if session_id is not None and user in (None, "") else parse_text(user)
+                user_id = "" if session_id is not None and is_missing(user) else parse_text(user)
             feedback: dict[str, Any] = {}
             is_click = columns.clicked_item_ids is None or bool(values.get(columns.clicked_item_ids))
             for rule in self._data.click_when if is_click else ():
@@ -181,13 +180,13 @@ class EventParser:
 
 def _parse_iso8601(value: Any) -> float:
     text = parse_text(value)
+    if text[4:5] != "-":  # isoparse would take 1396437466 for a date, and so would Python from 3.11 on 20140402
+        raise BadValue("is not an ISO 8601 time")
     try:
         return _to_seconds(datetime.datetime.fromisoformat(text))
     except ValueError:
         pass  # Python 3.10 knows neither Z nor every fraction
     try:
-        if text[4:5] != "-":  # isoparse would take 1396437466 for a date, too
-            raise ValueError
         return _to_seconds(dateutil_parser.isoparse(text))
     except (ValueError, OverflowError):
         raise BadValue("is not an ISO 8601 time") from None
@@ -195,6 +194,13 @@ def _parse_iso8601(value: Any) -> float:
 
 def _to_seconds(time: datetime.datetime) -> float:
     return (time if time.tzinfo else time.replace(tzinfo=datetime.timezone.utc)).timestamp()
+
+
+def is_missing(value: Any) -> bool:
+    """Is there no value: none, NaN as pandas writes it, or a text of spaces alone?"""
+    if isinstance(value, (str, bytes)):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def parse_text(value: Any) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from google.protobuf.message import DecodeError
 
 from fp_tfrs import parquet, schema, storage
-from fp_tfrs.data.events import BadRow, BadValue, parse_text
+from fp_tfrs.data.events import BadRow, BadValue, is_missing, parse_text
 from fp_tfrs.data.sources import RawRow, read_batch, read_json_lines
 from fp_tfrs.errors import InputError
 from fp_tfrs.serving.request import Request
@@ -205,7 +205,7 @@ def parse(row: RawRow) -> Asked | BadRow:
         items = _parse_list(values.get(column := schema.ITEM_ID), is_needed=True)
         flags = _parse_flags(values.get(column := schema.IS_FALSE_POSITIVE), len(items))
         user = values.get(column := schema.USER_ID)
-        user_id = "" if user in (None, "", b"") else parse_text(user)
+        user_id = "" if is_missing(user) else parse_text(user)
         history = _parse_list(values.get(column := schema.HISTORY_ITEM_ID))
         unclicked = _parse_list(values.get(column := schema.UNCLICKED_ITEM_ID))
         if values.get(schema.UNCLICKED_FIRST) is not None:
