@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, get_origin
 
@@ -84,7 +85,7 @@ def _parse_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Stops at too many levels, rather than at the interpreter's limit."""
+    """Stops at too many levels, rather than at the interpreter's limit; takes 1e-3 for a number, as YAML 1.2 does."""
 
     level = 0
 
@@ -95,6 +96,11 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.level -= 1
         return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z"), list("-+.0123456789")
+)
 
 
 def _too_deep() -> _TooMuch:

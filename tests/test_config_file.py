@@ -72,6 +72,35 @@ def test_anchors_and_merges_are_followed(tmp_path):
     assert (run.data.shards, run.data.source.simulation.sessions, run.card.intended_use) == (3, 50, "s")
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[("1e-2", 0.01), ("1E5", 1e5), ("-2e-4", -2e-4), ("+.5e1", 5.0), ("3.e2", 300.0), ("1.5e+3", 1500.0)],
+        *[("'1e-2'", "1e-2"), ('"1E5"', "1E5"), ("1e", "1e"), ("e5", "e5"), ("12e5f", "12e5f"), ("1_0e2", "1_0e2")],
+        *[("0x1e5", 0x1E5), ("10", 10), ("2.5", 2.5), ("-e1", "-e1"), ("1e5 1", "1e5 1")],
+    ],
+)
+def test_numbers_may_have_an_exponent_without_a_point_and_texts_stay_texts(tmp_path, text, value):
+    (tmp_path / "my.yaml").write_text(f"a: [{text}]\n{text}: b\n")
+    found = config_file.read_values(str(tmp_path / "my.yaml"))
+    assert found == {"a": [value], value: "b"} and type(found["a"][0]) is type(value)
+
+
+def test_rules_and_searches_take_numbers_with_an_exponent(tmp_path):
+    (tmp_path / "my.yaml").write_text(
+        "name: films\n"
+        "data:\n"
+        "  source: {format: csv, files: [a.csv]}\n"
+        "  columns: {session_id: s, feedback: {share: float}}\n"
+        '  false_positive_when: [{column: share, op: "<", value: 1e-2}]\n'
+        "tuner: {search: {model.loss.margin: [1e-3, 0.1], model.loss.lambda_fp: {min: 1e-3, max: 1e1}}}\n"
+    )
+    run = config_file.load(str(tmp_path / "my.yaml"))
+    assert run.data.false_positive_when[0].value == 0.01
+    assert run.tuner.search["model.loss.margin"] == (0.001, 0.1)
+    assert run.tuner.search["model.loss.lambda_fp"].max == 10
+
+
 def test_the_middle_of_an_endless_message_goes():
     message = str(InputError(f"log.csv has no column 'item'; it has: {'x' * 100_000}; check data.columns"))
     assert len(message) <= MOST_CHARACTERS
