@@ -132,6 +132,8 @@ RANDOM = np.random.default_rng(0)
         ([0.0] * 500 + [2.0] * 50, "only 50 clicks"),
         ([np.nan] * 500, "only 0 clicks"),
         ([7.0] * 500, "all the same"),
+        ([1.0, 2.0] * 250, "but two above 0"),
+        ([0.0, 1.0, 5.0] * 250, "but two above 0"),
         (np.exp(RANDOM.normal(size=2000)), "a single normal distribution"),
         (np.exp(np.append(RANDOM.normal(size=4000), [12.0] * 30)), "of all"),
         ([-1.0] + [2.0] * 200, "0 or more"),

@@ -94,7 +94,7 @@ def estimate(values: np.ndarray, position: np.ndarray) -> np.ndarray:
 
     Raises:
         InputError: negative or infinite values, or values from which two kinds of click cannot be told: too few, all
-            the same, one kind too rare, or explained as well by a single one.
+            the same, two different ones, one kind too rare, or explained as well by a single one.
     """
     values, position = np.asarray(values, np.float64), np.asarray(position)
     is_measured = ~np.isnan(values)
@@ -123,6 +123,8 @@ def fit(log_value: np.ndarray, position: np.ndarray) -> Mixture:
     """
     if np.ptp(log_value) < 1e-9:
         raise _cannot_tell("they are all the same")
+    if len(np.unique(log_value)) == 2:  # two normal distributions without width
+        raise _cannot_tell("there are but two above 0, which a rule tells apart")
     # Here, since training reads this module for every method, and this import takes a second.
     from sklearn.cluster import KMeans
 
