@@ -24,6 +24,8 @@ from typing import Any, BinaryIO, Literal, TextIO, cast, overload
 
 import numpy as np
 
+from fp_tfrs.errors import InputError
+
 Path = str | os.PathLike[str]
 
 
@@ -167,9 +169,15 @@ def parent(path: Path) -> str:
 
 
 def find_files(pattern: str) -> list[str]:
-    """The files that match a glob, sorted."""
+    """The files that match a glob, sorted; on a disk `**` stands for any number of folders.
+
+    Raises:
+        InputError: `**` in a URL, which object stores take for `*`: files would be left out without a word.
+    """
     if is_local(pattern):
-        return sorted(filter(os.path.isfile, glob.glob(pattern)))
+        return sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
+    if "**" in pattern:
+        raise InputError(f"{pattern}: ** works on a disk only; name a pattern for each depth, with * for each folder")
     with _as_os_error(pattern):
         return sorted(path for path in _gfile().glob(pattern) if not _gfile().isdir(path))
 

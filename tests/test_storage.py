@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fp_tfrs import storage
+from fp_tfrs.errors import InputError
 
 _numbers = itertools.count()
 
@@ -79,6 +80,15 @@ def test_what_is_there(folder):
     assert storage.list_folder(folder) == ["b", "top"]
     assert storage.list_tree(folder) == ["b/1.csv", "b/2.csv", "b/c/deep", "top"]
     assert storage.find_files(os.path.join(folder, "b/*")) == [os.path.join(folder, f"b/{n}.csv") for n in (1, 2)]
+    if storage.is_local(folder):
+        assert (
+            storage.find_files(os.path.join(folder, "**/*"))
+            == storage.find_files(os.path.join(folder, "**"))
+            == [os.path.join(folder, name) for name in ("b/1.csv", "b/2.csv", "b/c/deep", "top")]
+        )
+    else:
+        with pytest.raises(InputError, match=r"\*\*/\*: \*\* works on a disk only"):
+            storage.find_files(os.path.join(folder, "**/*"))
     assert storage.exists(os.path.join(folder, "b/c/deep")) and not storage.exists(os.path.join(folder, "nothing"))
     storage.remove_tree(os.path.join(folder, "b"))
     storage.remove_tree(os.path.join(folder, "was never there"))

@@ -33,7 +33,9 @@ class SourceConfig(Section):
     format: Literal["csv", "jsonl", "parquet", "tfds", "simulated"] = field(
         ..., "csv also reads TSV: see separator; tfds: a public data set by name"
     )
-    files: tuple[str, ...] = field((), "paths or globs, `$VARIABLES` expanded; names that end in .gz are decompressed")
+    files: tuple[str, ...] = field(
+        (), "paths or globs (on a disk also **), `$VARIABLES` expanded; names that end in .gz are decompressed"
+    )
     separator: str = field(",", "csv: one or more characters between fields", min_length=1)
     header: bool = field(True, "csv: the first line names the columns")
     column_names: tuple[str, ...] = field((), "csv without header: the columns' names in order")
