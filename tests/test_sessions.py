@@ -76,6 +76,16 @@ def test_session_ids_are_kept_and_never_cut_by_pauses():
     assert (session.session_id, session.user_id) == ("u", "v")
 
 
+@pytest.mark.parametrize(
+    ("users", "expected"),
+    [(["", "v", "", "w"], "v"), (["v", "", "", ""], "v"), (["", "", "", "v"], "v"), (["", ""], "")],
+)
+def test_a_session_is_of_the_first_user_that_its_events_name(users, expected):
+    events = [event(n, user=user) for n, user in enumerate(users)]
+    [session] = cut(events, has_session_id=True, max_length=2).sessions
+    assert session.user_id == expected
+
+
 def test_long_sessions_keep_their_last_events_and_their_flags():
     events = [event(t, item=f"i{t}", is_fp=t % 2 == 0, dwell=t / 2) for t in range(7)]
     result = cut(events, max_length=3)

@@ -206,6 +206,25 @@ def test_a_row_an_impression_with_lists_is_the_same_log_as_a_row_an_item(tmp_pat
     assert any(items for lists in all_lists(sessions).values() for items in lists)
 
 
+def test_who_logs_in_on_the_way_has_clicked_what_the_session_has(tmp_path):
+    """The visit's impressions and clicks from the log-in on are the user's, and its clicks of before are, too."""
+    rows = []
+    for number in range(9):
+        user, events = (
+            f"u{number}",
+            [("", "a", True), ("u", "a", False), ("u", "b", False), ("u", "c", True), ("", "d", True)],
+        )
+        for step, (who, item, is_click) in enumerate(events):
+            row = {"session": f"s{number}", "user": who and user, "item": item, "click": is_click, "place": 0}
+            rows.append(row | {"time": 1_700_000_000_000 + DAY_S * 1000 * number + step * 1000, "dwell": step * 9})
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unclicked = UnclickedConfig(min_impressions=1)
+    _, written = read_all(configure(path, {"session_id": "session"}, unclicked=unclicked), tmp_path)
+    assert {session.user_id for session in written} == {f"u{number}" for number in range(9)}
+    assert all(lists == [(), ("b",), ("b",)] for lists in all_lists(written).values())
+
+
 def test_a_log_in_which_nothing_counts_as_shown_stops_the_run(log, tmp_path):
     unclicked = UnclickedConfig(shown_when=({"column": "place", "op": ">", "value": 9},))
     with pytest.raises(InputError, match=r"no click has an unclicked item .*shown_when"):

@@ -72,7 +72,7 @@ class Manifest(_Record):
     short_sessions: Count
     short_events: Count
     cut_events: Count
-    shared_session_ids: Count = 0  # that several users have: each is taken for one session, of its first user
+    shared_session_ids: Count = 0  # that several users have: each is taken for one session, of the first user it names
     catalogue_items: Count  # items with data.min_item_support clicks in train
     feedback_ranges: dict[str, tuple[float | str, float | str]]
     splits: dict[str, SplitCounts]

@@ -24,7 +24,7 @@ from fp_tfrs.data.events import Event, Shown, Tally, read_events
 from fp_tfrs.data.histories import add_histories
 from fp_tfrs.data.sessions import Session, StartHistogram, assign_split, count_targets, cut_sessions
 from fp_tfrs.data.since import find_since
-from fp_tfrs.data.unclicked import add_unclicked, to_seen
+from fp_tfrs.data.unclicked import add_unclicked, own_clicks, to_seen
 from fp_tfrs.errors import InputError
 
 FACTS_FILE = "facts.json"
@@ -367,7 +367,9 @@ def _add_unclicked(
     element: tuple[tuple[str, str], Mapping[str, Iterable[bytes]]], unclicked: UnclickedConfig
 ) -> Iterator[bytes]:
     _, found = element
-    sessions, seen = map(packing.unpack_session, found["sessions"]), packing.unpack_rows(found["seen"])
+    sessions = [packing.unpack_session(packed) for packed in found["sessions"]]
+    own = (seen for session in sessions if session.user_id for seen in own_clicks(session, unclicked))
+    seen = itertools.chain(packing.unpack_rows(found["seen"]), own)
     return map(packing.pack_session, add_unclicked(sessions, seen, unclicked))
 
 

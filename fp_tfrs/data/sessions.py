@@ -105,7 +105,8 @@ def cut_sessions(
         kept.append(
             Session(
                 session_id=name,
-                user_id=last[0].user_id if has_session_id else key,
+                # Who logs in on the way is known from there on only.
+                user_id=next((event.user_id for event in run if event.user_id), "") if has_session_id else key,
                 item_id=tuple(event.item_id for event in last),
                 timestamp_s=tuple(math.floor(event.timestamp_s) for event in last),
                 is_false_positive=tuple(event.is_false_positive for event in last),

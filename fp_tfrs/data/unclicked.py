@@ -39,6 +39,12 @@ def to_seen(event: Event | Shown, unclicked: UnclickedConfig) -> Seen:
     return Seen(math.floor(event.timestamp_s), event.item_id, is_clicked)
 
 
+def own_clicks(session: Session, unclicked: UnclickedConfig) -> Iterator[Seen]:
+    """What the user saw of a session's clicks, also of those before which nobody knew who it was."""
+    for second, item, is_false_positive in zip(session.timestamp_s, session.item_id, session.is_false_positive):
+        yield Seen(second, item, unclicked.source == "impressions" or not is_false_positive)
+
+
 def add_unclicked(
     sessions: Iterable[Session], seen: Iterable[tuple[int, str, bool]], unclicked: UnclickedConfig
 ) -> Iterator[Session]:
