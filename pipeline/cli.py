@@ -89,7 +89,7 @@ def _make_parser() -> argparse.ArgumentParser:
     compiled.add_argument("--since", metavar="TIME", help="as run has it; 30d is counted whenever the pipeline runs")
 
     simulate = add("simulate", _simulate, "draw an event log from a model with known probabilities")
-    simulate.add_argument("--out", required=True, metavar="CSV", help="file to write")
+    simulate.add_argument("--out", required=True, metavar="CSV", help="file to write; packed if it ends in .gz")
     simulate.add_argument("--sessions", type=int, default=20_000, metavar="N", help="default: %(default)s")
     simulate.add_argument("--items", type=int, default=1_000, metavar="N", help="default: %(default)s")
     simulate.add_argument("--seed", type=int, default=17, metavar="S", help="default: %(default)s")

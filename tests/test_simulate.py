@@ -1,5 +1,6 @@
 """The simulated log: reproducible, well-formed, and drawn from the distributions that its docstring states."""
 
+import gzip
 import hashlib
 import os
 from pathlib import Path
@@ -34,6 +35,23 @@ def test_the_seed_decides_every_byte(log, tmp_path):
         content = first.read()
         assert content == second.read()
         assert content != third.read()
+
+
+def test_a_log_whose_name_ends_in_gz_is_packed_equally_each_time(log, tmp_path):
+    config, path, _ = log
+    packed, again = tmp_path / "events.csv.gz", tmp_path / "other name.gz"
+    for file in (packed, again):
+        simulate.simulate_log(config, str(file))
+    assert gzip.decompress(packed.read_bytes()) == Path(path).read_bytes()
+    assert packed.read_bytes() == again.read_bytes()
+    assert packed.read_bytes()[4:8] == bytes(4)  # no time in it
+
+
+@pytest.mark.parametrize("name", ["events.parquet", "events.jsonl", "events.jsonl.gz", "events.json"])
+def test_a_name_of_another_format_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=f"{name}: the log is written as CSV; name a file that ends in .csv"):
+        simulate.simulate_log(SimulationConfig(sessions=10, items=100), str(tmp_path / name))
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_log_without_slates_is_what_it_was_before_there_were_any(log, tmp_path):

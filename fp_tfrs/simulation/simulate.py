@@ -37,9 +37,12 @@ number of sessions the shorter is the beginning of the longer, but for the times
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gzip
 import os
 from collections.abc import Iterator
+from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -160,20 +163,26 @@ def simulate_log(config: SimulationConfig, path: str) -> int:
     The columns are `COLUMNS`, with slates `SLATE_COLUMNS`: timestamp in seconds, skip true or false, is_click 1 or 0. Of
     an item that was shown and not clicked dwell_s and skip are empty.
 
-    The file appears by rename when it is complete.
+    The file appears by rename when it is complete; it is packed if its name ends in .gz, equally for equal logs.
 
     Raises:
-        InputError: the path cannot be written.
+        InputError: the path cannot be written, or its name is one of another format.
     """
     from fp_tfrs.progress import Progress
 
+    if path.removesuffix(".gz").endswith((".parquet", ".jsonl", ".json")):
+        raise InputError(f"{path}: the log is written as CSV; name a file that ends in .csv or .csv.gz")
     model = build_model(config.items, config.seed)
     item_ids = pa.array(model.item_ids)
     options = pa_csv.WriteOptions(include_header=False)
     columns = COLUMNS if config.slate is None else SLATE_COLUMNS
     rows = 0
     try:
-        with storage.replacing(path) as file, Progress(config.sessions, "simulate", "sessions") as progress:
+        with (
+            storage.replacing(path) as content,
+            _packed(content) if path.endswith(".gz") else contextlib.nullcontext(content) as file,
+            Progress(config.sessions, "simulate", "sessions") as progress,
+        ):
             file.write((",".join(columns) + "\n").encode())
             for block in draw_blocks(model, config.sessions, config.seed, config.slate):
                 pa_csv.write_csv(_table(block, item_ids).select(columns), file, options)
@@ -182,6 +191,11 @@ def simulate_log(config: SimulationConfig, path: str) -> int:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; name a file in a writable folder") from error
     return rows
+
+
+def _packed(file: BinaryIO) -> BinaryIO:
+    """To be written to, without the name and the time that gzip would note."""
+    return cast(BinaryIO, gzip.GzipFile("", "wb", fileobj=file, mtime=0))
 
 
 def draw_source(data: DataConfig, folder: str) -> DataConfig:
