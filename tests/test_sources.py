@@ -128,6 +128,27 @@ def test_missing_column_names_the_nearest_and_all_others(tmp_path):
     assert check_source(data_config(path, format="jsonl")) == [str(path)]
 
 
+def test_json_lines_may_leave_out_a_key_for_a_while_but_not_everywhere(tmp_path):
+    shown = {"session": 1, "item": 2, "time": 3}
+    lines = [json.dumps(shown)] * 1_500
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    data = data_config(tmp_path / "?.jsonl", format="jsonl")
+    with pytest.raises(
+        InputError, match=r"a\.jsonl has no column 'dwell'; did you mean '.*'\? It has: session, item, time"
+    ):
+        check_source(data)
+    (tmp_path / "b.jsonl").write_text(json.dumps(shown | {"dwell_s": 4}))
+    with pytest.raises(
+        InputError, match=r"from .*a\.jsonl to .*b\.jsonl has no column 'dwell'; did you mean 'dwell_s'\? "
+    ):
+        check_source(data)
+    (tmp_path / "b.jsonl").write_text(json.dumps(shown | {"dwell": 4}))
+    assert len(check_source(data)) == 2
+    (tmp_path / "b.jsonl").unlink()
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, json.dumps(shown | {"dwell": 4})]))
+    assert len(check_source(data)) == 1
+
+
 def test_row_count(tmp_path):
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(b"item,time\n" + b"a,1\n" * 1_000))

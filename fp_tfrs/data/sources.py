@@ -11,6 +11,7 @@ import contextlib
 import csv
 import difflib
 import gzip
+import itertools
 import json
 import os
 import zlib
@@ -27,6 +28,7 @@ from fp_tfrs.errors import InputError
 
 MAX_LINE_BYTES = 1 << 20
 _SAMPLE_ROWS = 1_000
+_MOST_SEARCHED_ROWS = 300_000  # of JSON lines for a key that the first ones lack
 _PARQUET_BATCH_ROWS = 16_384
 
 
@@ -237,18 +239,32 @@ def read_batch(batch: pa.RecordBatch, first_line: int) -> Iterator[RawRow]:
 def check_source(data: DataConfig) -> list[str]:
     """The log's files, once it is sure that each has every mapped column: what is checked before the real work.
 
+    Of JSON lines it is enough that one file has it: a row may leave out what it has no value for, as impressions do.
+
     Raises:
-      InputError: see `expand_files`; or a file's columns (for JSON lines: those of its first rows) lack a mapped one.
+      InputError: see `expand_files`; or a file's columns (for JSON lines: those of all files' first rows) lack a mapped one.
     """
-    files = expand_files(data.source)
+    files, source = expand_files(data.source), data.source
+    columns: dict[str, list[str]] = {}
     for path in files:
-        names = _column_names(path, data.source)
+        names = _column_names(path, source)
         if names is None:
             raise InputError(f"{path} has no rows; remove it or fetch it again")
+        columns[path] = names
+    if source.format == "jsonl":
+        where = files[0] if len(files) == 1 else f"the log from {files[0]} to {files[-1]}"
+        columns = {where: list(dict.fromkeys(itertools.chain(*columns.values())))}
+    for where, names in columns.items():
         for column in mapped_columns(data.columns):
-            if column not in names:
-                _refuse_column(path, column, names, data.source)
+            if column not in names and not (source.format == "jsonl" and _has_key(files, column, source)):
+                _refuse_column(where, column, names, source)
     return files
+
+
+def _has_key(files: Sequence[str], key: str, source: SourceConfig) -> bool:
+    """Does a row of JSON lines have it, among as many of each file as can be read in seconds?"""
+    rows = (row for path in files for row in islice(read_rows(path, source), _MOST_SEARCHED_ROWS // len(files)))
+    return any(row.values is not None and key in row.values for row in rows)
 
 
 def _column_names(path: str, source: SourceConfig) -> list[str] | None:
