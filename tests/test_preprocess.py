@@ -290,6 +290,17 @@ def test_one_bad_row_in_a_file_of_its_own_is_one_bad_row(log, tmp_path, name):
     assert result.n_bad_rows == 1
 
 
+def test_a_log_that_begins_with_bad_rows_is_judged_by_all_of_them(log, tmp_path):
+    bad = [b"1,i1,1700000000,true,,a"] * 1_100
+    path = write_log(tmp_path / "log.csv", bad + to_lines(log))
+    arguments = (1, str(tmp_path / "out"), str(tmp_path / "dead.jsonl"), LATEST_S)
+    assert preprocess(make_config(path, max_bad_share=0.2), *arguments).bad_rows == {"dwell is empty": 1_100}
+    with pytest.raises(
+        InputError, match=r"1100 of \d+ rows \(15\.\d%\) are bad, more than data\.max_bad_share = 15\.0%"
+    ):
+        preprocess(make_config(path, max_bad_share=0.15), *arguments)
+
+
 def test_bad_sources_stop_before_the_work(tmp_path):
     path = tmp_path / "log.csv.gz"
     path.write_bytes(gzip.compress((HEADER + "\n" + "1,i1,1700000000,true,3.0,a\n" * 50_000).encode())[:-30])

@@ -64,12 +64,14 @@ def sessions_of(folder, data: DataConfig):
 
 
 @pytest.mark.parametrize("since", [AS_TIME, "16h"])
-def test_it_is_as_if_the_log_began_there(log, tmp_path, since):
+def test_it_is_as_if_the_log_began_there(log, tmp_path, since, monkeypatch):
+    monkeypatch.setattr("fp_tfrs.data.preprocess._SAMPLE_ROWS", 40)
     is_old = log.time < SINCE_S
     log[~is_old].to_csv(tmp_path / "new.csv", index=False)
     cut, expected = sessions_of(tmp_path / "cut", make_config(tmp_path / "new.csv", history={}))
     broken = log[is_old].head(300).assign(item="")  # many, but none of those that are read
-    for name, part in {"a": log[::2], "b": log[1::2], "c": broken}.items():
+    log = log.sort_values("time")
+    for name, part in {"a": broken, "b": log[::2], "c": log[1::2]}.items():
         part.to_csv(tmp_path / f"part-{name}.csv", index=False)
     result, found = sessions_of(tmp_path / "out", make_config(tmp_path / "part-*.csv", history={}, since=since))
     assert found == expected

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -18,17 +19,17 @@ from typing import Any
 import apache_beam as beam
 
 from fp_tfrs import schema, storage
-from fp_tfrs.config import DataConfig, RuleConfig
+from fp_tfrs.config import DataConfig, RuleConfig, parse_since
 from fp_tfrs.data import examples, manifest, preprocess_steps
-from fp_tfrs.data.events import BadRow, EventParser, describe_rule
+from fp_tfrs.data.events import BadRow, EventParser, TooOld, describe_rule
 from fp_tfrs.data.manifest import Manifest
-from fp_tfrs.data.sources import check_source, count_rows, mapped_columns, read_rows, split_items
+from fp_tfrs.data.sources import RawRow, check_source, count_rows, mapped_columns, read_rows, split_items
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.progress import Progress
 
 WORK_FOLDER = ".unfinished"
 FUTURE_TOLERANCE_S = 86_400.0  # a clock in another time zone is forgiven; events later than that are bad rows
-_SAMPLE_ROWS = 1_000
+_SAMPLE_ROWS = 100_000  # at most, of all files
 
 
 def preprocess(
@@ -107,17 +108,29 @@ def _clear(output_dir: str) -> None:
 
 
 def _check_first_rows(files: Sequence[str], data: DataConfig, latest_timestamp_s: float) -> None:
-    """Refuses a configuration that fits no row, before the real work."""
-    parser = EventParser(data, latest_timestamp_s)
-    every = ((path, row) for path in files for row in read_rows(path, data.source, mapped_columns(data.columns)))
-    rows = [(path, item) for path, row in islice(every, _SAMPLE_ROWS) for item in split_items(row, data.columns)]
-    results = [parser.parse(row) for _, row in rows]
-    reasons = [result.reason for result in results if isinstance(result, BadRow)]
-    if rows and len(reasons) == len(rows):
-        top = max(reasons, key=reasons.count)
-        path, row = rows[reasons.index(top)]
+    """Refuses a configuration that fits no row, before the real work: it reads until one can be used, or for a second.
+
+    Rows that are too old are none here either. Where `data.since` counts from the log's end, which nobody knows yet, those
+    are all that may be too old.
+    """
+    since_s = parse_since(data.since).resolve(latest_timestamp_s) if data.since else 0.0
+    parser = EventParser(data, latest_timestamp_s, since_s)
+    reasons: Counter[str] = Counter()
+    first: dict[str, tuple[str, RawRow]] = {}
+    for path in files:
+        n_rows = max(1, _SAMPLE_ROWS // len(files))
+        rows = islice(read_rows(path, data.source, mapped_columns(data.columns)), n_rows)
+        for item in (item for row in rows for item in split_items(row, data.columns)):
+            result = parser.parse(item)
+            if isinstance(result, BadRow):
+                reasons[result.reason] += 1
+                first.setdefault(result.reason, (path, item))
+            elif not isinstance(result, TooOld):
+                return
+    for top, _ in reasons.most_common(1):
+        path, row = first[top]
         raise InputError(
-            f"{path}: none of the first {len(rows)} rows can be used; most often: {top}, e.g. line {row.line}: "
+            f"{path}: none of the first {reasons.total()} rows can be used; most often: {top}, e.g. line {row.line}: "
             f"{(row.text or str(row.values))[:100]!r}; check data.columns and data.time_unit"
         )
 

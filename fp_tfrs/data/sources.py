@@ -263,7 +263,7 @@ def check_source(data: DataConfig) -> list[str]:
 
 def _has_key(files: Sequence[str], key: str, source: SourceConfig) -> bool:
     """Does a row of JSON lines have it, among as many of each file as can be read in seconds?"""
-    rows = (row for path in files for row in islice(read_rows(path, source), _MOST_SEARCHED_ROWS // len(files)))
+    rows = (row for path in files for row in islice(read_rows(path, source), max(1, _MOST_SEARCHED_ROWS // len(files))))
     return any(row.values is not None and key in row.values for row in rows)
 
 
