@@ -3,6 +3,8 @@
 import functools
 import math
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_tfrs.config import DataConfig, SourceConfig
+from fp_tfrs.data import preprocess as preprocessing
 from fp_tfrs.data.preprocess import preprocess
 from fp_tfrs.data.sources import check_source, count_rows, read_rows
 from fp_tfrs.datasets import event_log, prepared, raw_files
@@ -287,6 +290,42 @@ def test_other_files_are_prepared_anew_and_the_same_ones_are_not(tmp_path, by_na
     assert prepared.prepare(source) == [path] and count_rows(path, source) == 155
     # Without a folder what is there is taken as it is.
     assert prepared.prepare(source.model_copy(update={"manual_dir": None})) == [path]
+
+
+def test_two_runs_at_once_make_a_data_set_once(tmp_path, by_name, monkeypatch):
+    """The other run is this thread: it has the lock, and makes what the run in the thread is about to make."""
+    source, is_waiting, make = SourceConfig(**by_name), threading.Event(), prepared._make
+    makers = []
+    monkeypatch.setattr(prepared, "say", lambda text: is_waiting.set() if "waiting for another run" in text else None)
+    monkeypatch.setattr(prepared, "_make", lambda *some: (makers.append(threading.current_thread()), make(*some)))
+    with ThreadPoolExecutor(1) as pool:
+        builder = prepared._find_builder(source)
+        with prepared._locked(builder):
+            found = pool.submit(prepared.prepare, source)
+            assert is_waiting.wait(60) and not found.done()
+            prepared._make(builder, by_name["manual_dir"], 0)
+        [path] = found.result(60)
+    assert makers == [threading.current_thread()] and count_rows(path, source) == 150
+
+
+def test_a_data_set_that_is_made_of_other_files_while_it_is_read_stops_the_run(tmp_path, by_name, monkeypatch):
+    data = data_config(by_name)
+    write_ratings(tmp_path / "other", 31)
+
+    def run(*arguments):
+        facts = read(*arguments)
+        prepared.prepare(data.source.model_copy(update={"manual_dir": str(tmp_path / "other")}))
+        return facts
+
+    read = preprocessing._run
+    monkeypatch.setattr(preprocessing, "_run", run)
+    arguments = (data, 3, str(tmp_path / "out"), str(tmp_path / "dead.jsonl"), 2e9)
+    with pytest.raises(
+        InputError, match="was made anew, of other files, .* give each data.source.manual_dir a data_dir"
+    ):
+        preprocess(*arguments)
+    monkeypatch.undo()
+    assert preprocess(*arguments).clicks == 150
 
 
 @pytest.mark.e2e

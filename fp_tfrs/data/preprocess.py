@@ -24,6 +24,7 @@ from fp_tfrs.data import examples, manifest, preprocess_steps
 from fp_tfrs.data.events import BadRow, EventParser, TooOld, describe_rule
 from fp_tfrs.data.manifest import Manifest
 from fp_tfrs.data.sources import RawRow, check_source, count_rows, mapped_columns, read_rows, split_items
+from fp_tfrs.datasets import prepared
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.progress import Progress
 
@@ -66,6 +67,7 @@ def preprocess(
     """
     files = check_source(data)
     _check_first_rows(files, data, latest_timestamp_s)
+    made_of = _made_of(files, data)
     n_rows = sum(count_rows(path, data.source) for path in files) if is_in_process else None
     work_dir = os.path.join(output_dir, WORK_FOLDER)
     try:
@@ -77,6 +79,11 @@ def preprocess(
         raise InputError(f"{output_dir} can't be written ({error.strerror}); give another folder") from error
     try:
         facts = _run(files, n_rows, data, seed, work_dir, latest_timestamp_s, make_pipeline or _make_local_pipeline)
+        if _made_of(files, data) != made_of:
+            raise InputError(
+                f"{os.path.dirname(files[0])} was made anew, of other files, while it was read; give each "
+                "data.source.manual_dir a data_dir of its own, and run it again"
+            )
         first_letters = _join_dead_letters(work_dir, dead_letter_path)
         _check_rows(facts, data, first_letters, dead_letter_path)
         _check_splits(facts, data)
@@ -105,6 +112,11 @@ def _clear(output_dir: str) -> None:
     storage.remove_attempts(path)
     for name in (WORK_FOLDER, *(f"Split-{split}" for split in schema.SPLITS)):
         storage.remove_tree(os.path.join(output_dir, name))
+
+
+def _made_of(files: Sequence[str], data: DataConfig) -> str:
+    """What a data set by name says that it was made of; "" for other logs."""
+    return prepared.made_of(files[0]) if data.source.format == "tfds" and files else ""
 
 
 def _check_first_rows(files: Sequence[str], data: DataConfig, latest_timestamp_s: float) -> None:

@@ -2,7 +2,7 @@
 
 The files lie under `<data_dir>/<name>/<config>/<version>/` as TFDS lays them out, with the features' types, the licence
 and what they were made of beside them. They are read back with that description alone, without the builder. They are
-made anew when a file of `manual_dir` is another one than they were made of.
+made anew when a file of `manual_dir` is another one than they were made of, by one run at a time.
 
 The folder may come from others. TFDS would import the module of every class that a description names, so that it is read
 here as the plain data that it is; and no name in it leads out of the folder.
@@ -13,6 +13,7 @@ TensorFlow Datasets is imported when it is needed: it takes a second, and Tensor
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import os
 import re
@@ -36,6 +37,7 @@ _STORED = {
     _TEXT: "string",
 }  # kind → a type of tf.train.Example
 _CLASSES = "tensorflow_datasets.core.features."  # where the classes of features are that TFDS has written down
+_METADATA = "metadata.json"  # where TFDS writes what a builder has noted
 _SHARD = re.compile(r"-(\d+)-of-\d+")
 
 
@@ -68,9 +70,46 @@ def prepare(source: SourceConfig) -> list[str]:
             raise InputError(
                 f"data.source.manual_dir: {source.name} is not fetched for you; name a folder. {instructions}"
             )
-        if not builder.is_prepared() or raw_files not in (None, _made_of(builder)):
-            _make(builder, folder, sum(size for _, size, _ in raw_files or ()))
+        if not _is_made(builder, raw_files):
+            with _locked(builder):
+                builder = _find_builder(source)  # another run may have made them, before the lock was ours
+                if not _is_made(builder, raw_files):
+                    _make(builder, folder, sum(size for _, size, _ in raw_files or ()))
     return _find_files(builder)
+
+
+def _is_made(builder: Any, raw_files: Any) -> bool:
+    """Are the files there, and made of these? None: of whatever."""
+    return builder.is_prepared() and raw_files in (None, _made_of(builder))
+
+
+@contextlib.contextmanager
+def _locked(builder: Any) -> Iterator[None]:
+    """Only one run at a time makes a data set on a disk: what is there is deleted first."""
+    data_dir = os.fspath(builder.data_dir)
+    if not storage.is_local(data_dir):
+        yield
+        return
+    try:
+        storage.make_folder(storage.parent(data_dir))
+        file = open(f"{data_dir}.lock", "wb")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise InputError(f"the data set {builder.name} can't be prepared: {data_dir}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{builder.info.full_name}: waiting for another run, which prepares it in {data_dir}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def made_of(path: str) -> str:
+    """What the files of `prepare` beside this one, and it, say that they were made of; "" if nothing."""
+    try:
+        return storage.read_text(os.path.join(os.path.dirname(path), _METADATA))
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _find_files(builder: Any) -> list[str]:
