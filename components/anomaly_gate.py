@@ -38,7 +38,9 @@ def AnomalyGate(
         with fileio.open(os.path.join(anomalies.uri, f"Split-{split}", "SchemaDiff.pb"), "rb") as file:
             found[split] = anomalies_pb2.Anomalies.FromString(file.read())
     validation = config.parse(config.ValidationConfig, limits)
-    objections = data_gate.list_objections(found, manifest.verify(examples.uri), validation)
+    schema_path = os.path.join(schema.uri, SCHEMA_FILE)
+    inferred = None if validation.schema_file else schema_path
+    objections = data_gate.list_objections(found, manifest.verify(examples.uri), validation, inferred)
     drifted = list_drift(statistics.uri, serving_dir, validation.drift)
     if validation.drift.action == "stop":
         objections += [f"{sentence}; if that is meant, run once with action: warn" for sentence in drifted]
@@ -47,7 +49,7 @@ def AnomalyGate(
             say(f"warning: {sentence}")
     if objections:
         raise InputError("the data is not fit to train on: " + "; ".join(objections))
-    io_utils.copy_file(os.path.join(schema.uri, SCHEMA_FILE), os.path.join(accepted_schema.uri, SCHEMA_FILE))
+    io_utils.copy_file(schema_path, os.path.join(accepted_schema.uri, SCHEMA_FILE))
 
 
 def list_drift(statistics_uri: str, serving_dir: str, limits: config.DriftConfig) -> list[str]:

@@ -74,6 +74,16 @@ def test_anomaly_stops_unless_it_is_a_new_id(feature, kind, objections):
     assert all(text == f"test: feature {feature!r}: what TFDV says" for text in found)
 
 
+@pytest.mark.parametrize("path", ["root/schema.pbtxt", None])
+def test_what_an_inferred_schema_forbids_by_accident_has_a_remedy(path):
+    anomalies = make_anomalies("country", ENUM.ENUM_TYPE_UNEXPECTED_STRING_VALUES, "what TFDV says")
+    first, second = list_objections(anomalies, make_manifest(unseen=40), ValidationConfig(), path)
+    assert ("correct a copy of root/schema.pbtxt" in first and first.endswith("validation.schema_file")) == bool(path)
+    assert "schema" not in second
+    (other,) = list_objections({}, make_manifest(unseen=40), ValidationConfig(), path)
+    assert other == second
+
+
 def test_changed_share_of_false_positives_is_named_with_value_and_limit():
     (objection,) = list_objections({}, make_manifest(valid_fps=60), ValidationConfig(max_fp_share_change=0.1))
     assert objection == (

@@ -29,16 +29,20 @@ _HARMLESS = {
 }
 
 
-def list_objections(anomalies: Mapping[str, Any], manifest: Manifest, limits: ValidationConfig) -> list[str]:
+def list_objections(
+    anomalies: Mapping[str, Any], manifest: Manifest, limits: ValidationConfig, inferred_schema: str | None = None
+) -> list[str]:
     """Everything that speaks against training on this data.
 
     Args:
         anomalies: split → `tensorflow_metadata.anomalies_pb2.Anomalies` of ExampleValidator.
         manifest: what preprocessing counted.
         limits: the configured limits.
+        inferred_schema: the file of the schema that the data was held against, if nobody gave one: what holds of every
+            training session by accident is in it, too.
 
     Returns:
-        One sentence per objection: split, feature, value, limit.
+        One sentence per objection: split, feature, value, limit; after those of the schema also what to do about it.
     """
     objections = []
     for split, found in sorted(anomalies.items()):
@@ -50,6 +54,11 @@ def list_objections(anomalies: Mapping[str, Any], manifest: Manifest, limits: Va
                 if feature in _HARMLESS.get(kind, ()):
                     continue
                 objections.append(f"{split}: feature {feature!r}: {reason.description}")
+    if objections and inferred_schema:
+        objections[-1] += (
+            f"; if the data is right, correct a copy of {inferred_schema}, which was inferred from the training split, and give it "
+            "as validation.schema_file"
+        )
     train_share = manifest.splits[schema.TRAIN].false_positive_share
     for split in (schema.VALID, schema.TEST):
         counts = manifest.splits[split]
