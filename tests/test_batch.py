@@ -88,6 +88,11 @@ def read(folder):
     return found
 
 
+def listed(folder):
+    """What is there besides the lock, which stays."""
+    return sorted(set(os.listdir(folder)) - {".lock"})
+
+
 def check(found, expected):
     assert [(row["session_id"], row["item_id"], row["model_version"]) for row in found] == [
         (session, items, version) for session, items, _, version in expected
@@ -104,9 +109,7 @@ def test_every_session_gets_its_own_answer_in_the_inputs_order(export, expected,
     (letter,) = map(json.loads, (written / "out" / batch.DEAD_LETTERS).read_text().splitlines())
     assert letter == {"source": f"{written}/b.jsonl", "line": 1, "reason": "session_id is missing", "text": "{}"}
     files = [shard.path for shard in manifest.shards]
-    assert len(files) == 5 and sorted([*files, batch.DEAD_LETTERS, batch.MANIFEST]) == sorted(
-        os.listdir(written / "out")
-    )
+    assert len(files) == 5 and {*files, batch.DEAD_LETTERS, batch.MANIFEST} == set(listed(written / "out"))
     recommend(export, written, "parquet")
     check(read(written / "out"), expected)
     assert not list((written / "out").glob("*.jsonl.facts*")) and len(list((written / "out").glob("*.jsonl"))) == 1
@@ -127,7 +130,7 @@ def test_a_command_that_was_stopped_goes_on_and_one_that_is_done_does_nothing(
         patch.setattr(batch_steps.Recommend, "_write", stop)
         with pytest.raises(RunError, match="the power is gone.*the same command goes on"):
             recommend(export, written)
-        assert os.listdir(written / "out") == [batch.WORK_FOLDER]
+        assert listed(written / "out") == [batch.WORK_FOLDER]
         done.clear()
         move, moved = storage.move, []
 
@@ -166,7 +169,7 @@ def test_what_the_runner_loses_is_not_taken_for_answered(export, expected, writt
             RunError, match=r"left out 2 of 5 parts, such as .*a.jsonl from row 20 on; the same command"
         ):
             recommend(export, written)
-    assert os.listdir(written / "out") == [batch.WORK_FOLDER]
+    assert listed(written / "out") == [batch.WORK_FOLDER]
     recommend(export, written)
     check(read(written / "out"), expected)
 
@@ -177,6 +180,67 @@ def test_a_file_without_rows_is_passed_over(export, tmp_path):
     for part, rows in enumerate(([], [{"session_id": "s", "item_id": VOCABULARY[:1]}])):
         pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / f"part-{part}.parquet")
     assert recommend(export, tmp_path, pattern="*.parquet").sessions == 1
+
+
+@pytest.mark.parametrize("damage", [os.remove, lambda path: os.truncate(path, 9)])
+def test_answers_that_are_gone_or_damaged_are_made_again(export, expected, written, damage):
+    recommend(export, written)
+    damage(sorted((written / "out").glob("sessions-*"))[1])
+    recommend(export, written)
+    check(read(written / "out"), expected)
+
+
+def test_files_of_others_in_the_folder_are_left_alone(export, written):
+    out = written / "out"
+    out.mkdir()
+    (out / "sessions-of-may.csv").write_text("mine")
+    for k in (1, 2):
+        recommend(export, written, k=k)
+    assert (out / "sessions-of-may.csv").read_text() == "mine" and len(list(out.glob("sessions-0*"))) == 5
+    (written / "other").mkdir()
+    (written / "other" / batch.DEAD_LETTERS).write_text("mine")
+    for _ in range(2):
+        with pytest.raises(InputError, match="dead_letters.jsonl is none of fp-tfrs batch-recommend"):
+            recommend(export, written, output="other")
+    assert (written / "other" / batch.DEAD_LETTERS).read_text() == "mine"
+
+
+def test_a_command_that_gets_the_lock_of_one_that_has_ended_finds_its_answers(export, written, monkeypatch, capsys):
+    flock, locked = batch.fcntl.flock, []
+
+    def end_first(file, how):
+        locked.append(file)
+        if len(locked) == 1:  # opened, and not locked yet
+            recommend(export, written)
+            locked.append(contents(written / "out"))
+        return flock(file, how)
+
+    monkeypatch.setattr(batch.fcntl, "flock", end_first)
+    recommend(export, written)
+    assert contents(written / "out") == locked[-1] and "has these answers already" in capsys.readouterr().err
+
+
+def test_a_file_that_ends_midway_is_refused_as_input(export, rows, tmp_path, capfd):
+    packed = gzip.compress("".join(json.dumps(row | {"n": os.urandom(99).hex()}) + "\n" for row in rows * 50).encode())
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[:-1_000])
+    with pytest.raises(InputError, match=r"cut.jsonl.gz can't be read: Compressed file ended(?!.*goes on)"):
+        recommend(export, tmp_path, pattern="cut.jsonl.gz")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", '{"session_id": "s", "item_id": []}\n'])
+def test_input_that_changes_meanwhile_is_refused(export, written, monkeypatch, text):
+    prepare = batch._prepare
+
+    def change(*arguments):
+        prepare(*arguments)
+        for path in written.glob("*.jsonl"):
+            path.write_text(text)
+
+    monkeypatch.setattr(batch, "_prepare", change)
+    with pytest.raises(InputError, match="the model or a file of --input has changed"):
+        recommend(export, written)
+    assert listed(written / "out") == [batch.WORK_FOLDER]
 
 
 def contents(folder):
@@ -262,7 +326,7 @@ def test_a_killed_command_ends_as_two_processes_that_nobody_killed(beam_processe
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = {path.name: path.stat().st_mtime_ns for path in (killed / batch.WORK_FOLDER).glob("sessions-*.jsonl")}
-    assert os.listdir(killed) == [batch.WORK_FOLDER]
+    assert listed(killed) == [batch.WORK_FOLDER]
     again = subprocess.run([*command, str(killed)], check=False, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert f"{1_500 * N:,} sessions answered" in again.stdout

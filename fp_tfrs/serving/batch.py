@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
@@ -31,6 +32,8 @@ DEAD_LETTERS = "dead_letters.jsonl"
 WORK_FOLDER = ".unfinished"
 FORMATS = ("parquet", "jsonl")
 _PLAN = "plan.txt"
+_LOCK = ".lock"  # stays: whoever waits for a lock that is removed would get it beside the next one's
+_SHARD_NAME = r"^sessions-\d+-\d+\.(parquet|jsonl)$"
 _SAMPLE_ROWS = 1_000
 
 
@@ -41,7 +44,7 @@ class _Record(pydantic.BaseModel):
 class Shard(_Record):
     """One file of answers."""
 
-    path: str = pydantic.Field(pattern=r"^sessions-\d+-\d+\.(parquet|jsonl)$")  # in the folder, never out of it
+    path: str = pydantic.Field(pattern=_SHARD_NAME)  # in the folder, never out of it
     sessions: int
     bad_rows: dict[str, int]  # by reason
     most_items: int  # that a session got
@@ -88,7 +91,7 @@ def recommend_all(
       is_in_process: the pipeline's workers are threads of this process, and their progress is shown.
 
     Raises:
-      InputError: the input cannot be used, or the output cannot be written.
+      InputError: the input cannot be used or has changed meanwhile, or the output cannot be written.
       RunError: the pipeline failed.
     """
     work_dir = os.path.join(output_dir, WORK_FOLDER)
@@ -97,38 +100,63 @@ def recommend_all(
     parts = divide(files, batch_steps.SHARD_ROWS)
     _check_first_rows(parts)
     plan = _fingerprint(model_dir, files, k, file_format)
-    if (finished := _read_finished(output_dir)) is not None and finished.fingerprint == plan:
-        say(f"{output_dir} has these answers already")
-        storage.remove_tree(work_dir)  # a kill may have left it
-        return finished
+    _read_finished(output_dir)  # what another program has finished is refused before anything is written
     with _exclusive(output_dir):
-        _prepare(output_dir, work_dir, plan)
-        left = _left(work_dir, parts)
-        counts = [part.n_rows for part in parts]
-        total = sum(filter(None, counts)) if is_in_process and None not in counts else None
-        with Progress(total, "recommending", "sessions") if is_in_process else contextlib.nullcontext() as progress:
-            if progress is not None:
-                progress.advance(sum(part.n_rows or 0 for part in parts) - sum(part.n_rows or 0 for part in left))
-                batch_steps.rows_done = progress.advance
-            try:
-                with make_pipeline() as pipeline:
-                    _ = (
-                        pipeline
-                        | "Parts" >> beam.Create(list(map(tuple, left)))
-                        | "SpreadParts" >> beam.Reshuffle()
-                        | "Recommend" >> beam.ParDo(batch_steps.Recommend(model_dir, work_dir, k, file_format))
-                    )
-            except Exception as error:
-                reason = str(error).strip().split("\n")[-1]
-                raise RunError(f"the pipeline failed: {reason}; the same command goes on") from error
-            finally:
-                batch_steps.rows_done = None
-        if lost := _left(work_dir, parts):
-            first = f"{lost[0].path} from row {lost[0].first_row} on"
-            raise RunError(
-                f"the pipeline left out {len(lost)} of {len(parts)} parts, such as {first}; the same command goes on"
-            )
-        return _finish(model_dir, output_dir, work_dir, plan)
+        finished = _read_finished(output_dir)
+        if finished is not None and finished.fingerprint == plan and _has_answers(output_dir, finished):
+            say(f"{output_dir} has these answers already")
+        else:
+            _prepare(output_dir, work_dir, plan)
+            _answer(model_dir, work_dir, parts, k, file_format, make_pipeline, is_in_process=is_in_process)
+            if _fingerprint(model_dir, files, k, file_format) != plan:
+                raise InputError(
+                    f"the model or a file of --input has changed since --output {output_dir} was begun; repeat when nobody writes them"
+                )
+            finished = _finish(model_dir, output_dir, work_dir, plan)
+        storage.remove_tree(work_dir)
+        return finished
+
+
+def _answer(
+    model_dir: str,
+    work_dir: str,
+    parts: Sequence[Part],
+    k: int,
+    file_format: str,
+    make_pipeline: Callable[[], beam.Pipeline],
+    *,
+    is_in_process: bool,
+) -> None:
+    """Has Beam answer the parts that are left; raises as `recommend_all`."""
+    left = _left(work_dir, parts)
+    counts = [part.n_rows for part in parts]
+    total = sum(filter(None, counts)) if is_in_process and None not in counts else None
+    with Progress(total, "recommending", "sessions") if is_in_process else contextlib.nullcontext() as progress:
+        if progress is not None:
+            progress.advance(sum(part.n_rows or 0 for part in parts) - sum(part.n_rows or 0 for part in left))
+            batch_steps.rows_done = progress.advance
+        try:
+            with make_pipeline() as pipeline:
+                _ = (
+                    pipeline
+                    | "Parts" >> beam.Create(list(map(tuple, left)))
+                    | "SpreadParts" >> beam.Reshuffle()
+                    | "Recommend" >> beam.ParDo(batch_steps.Recommend(model_dir, work_dir, k, file_format))
+                )
+        except Exception as error:
+            reason = str(error).strip().split("\n")[-1]
+            raise RunError(f"the pipeline failed: {reason}; the same command goes on") from error
+        finally:
+            batch_steps.rows_done = None
+    lost = _left(work_dir, parts)
+    for path in (batch_steps.refusal_path(work_dir, part) for part in lost):
+        if storage.exists(path):
+            raise InputError(storage.read_text(path))
+    if lost:
+        first = f"{lost[0].path} from row {lost[0].first_row} on"
+        raise RunError(
+            f"the pipeline left out {len(lost)} of {len(parts)} parts, such as {first}; the same command goes on"
+        )
 
 
 def _check_apart(patterns: Sequence[str], files: Sequence[str], output_dir: str) -> None:
@@ -174,6 +202,13 @@ def _read_finished(output_dir: str) -> Manifest | None:
         raise InputError(f"{path} is none of fp-tfrs batch-recommend; give another --output") from None
 
 
+def _has_answers(output_dir: str, manifest: Manifest) -> bool:
+    """Are the files that the manifest names there, and as long as they were?"""
+    sizes = {os.path.join(output_dir, shard.path): shard.n_bytes for shard in manifest.shards}
+    has_letters = not manifest.bad_rows or storage.exists(os.path.join(output_dir, DEAD_LETTERS))
+    return has_letters and all(storage.exists(path) and storage.size(path) == n for path, n in sizes.items())
+
+
 @contextlib.contextmanager
 def _exclusive(output_dir: str) -> Iterator[None]:
     """Makes the folder, and holds its lock where there are locks."""
@@ -181,7 +216,7 @@ def _exclusive(output_dir: str) -> Iterator[None]:
         try:
             storage.make_folder(os.path.join(output_dir, WORK_FOLDER))
             if storage.is_local(output_dir):
-                lock = stack.enter_context(open(os.path.join(output_dir, WORK_FOLDER, ".lock"), "w"))
+                lock = stack.enter_context(open(os.path.join(output_dir, _LOCK), "w"))
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
@@ -195,20 +230,33 @@ def _exclusive(output_dir: str) -> Iterator[None]:
 
 
 def _prepare(output_dir: str, work_dir: str, plan: str) -> None:
-    """Keeps what a killed command with the same plan has done; else clears the folder, what says that it is finished first."""
-    plan_path = os.path.join(work_dir, _PLAN)
-    for path in (plan_path, *(os.path.join(output_dir, name) for name in (MANIFEST, DEAD_LETTERS))):
+    """Keeps what a killed command with the same plan has done; else clears the folder of answers, and of nothing else.
+
+    What says that it is finished goes first. Raises InputError where the folder has dead letters of another program.
+    """
+    plan_path, manifest_path, letters_path = (
+        os.path.join(*path) for path in ((work_dir, _PLAN), (output_dir, MANIFEST), (output_dir, DEAD_LETTERS))
+    )
+    for path in (plan_path, manifest_path, letters_path):
         storage.remove_attempts(path)
-    if storage.exists(plan_path) and storage.read_text(plan_path) == plan:
+    finished, is_begun = _read_finished(output_dir), storage.exists(plan_path)
+    if is_begun and finished is None and storage.read_text(plan_path) == plan:
         say("going on from what an earlier command has done")
         return
-    for path in (plan_path, os.path.join(output_dir, MANIFEST)):
+    if storage.exists(letters_path) and not is_begun and (finished is None or not finished.bad_rows):
+        raise InputError(f"{letters_path} is none of fp-tfrs batch-recommend; give another --output, or move it away")
+    storage.write_text(
+        plan_path, ""
+    )  # nobody's plan: killed here, the next command knows that the folder is to be cleared
+    for path in (manifest_path, letters_path):
         if storage.exists(path):
             storage.remove(path)
-    for folder, starts in ((output_dir, "sessions-"), (work_dir, ("sessions-", "part-"))):
-        for name in storage.list_folder(folder):
-            if name == DEAD_LETTERS or name.startswith(starts):
-                storage.remove(os.path.join(folder, name))
+    for name in storage.list_folder(output_dir):
+        if re.fullmatch(_SHARD_NAME, name):
+            storage.remove(os.path.join(output_dir, name))
+    for name in storage.list_folder(work_dir):
+        if name != _PLAN:
+            storage.remove(os.path.join(work_dir, name))
     storage.write_text(plan_path, plan)
 
 
@@ -245,7 +293,6 @@ def _finish(model_dir: str, output_dir: str, work_dir: str, plan: str) -> Manife
                 with storage.open_to_read(batch_steps.letters_path(work_dir, name)) as letters:
                     joined.writelines(letters)
     storage.write_text(os.path.join(output_dir, MANIFEST), manifest.model_dump_json(indent=1) + "\n")
-    storage.remove_tree(work_dir)
     return manifest
 
 

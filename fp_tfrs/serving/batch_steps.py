@@ -20,6 +20,7 @@ from apache_beam.utils import shared
 
 from fp_tfrs import schema, storage
 from fp_tfrs.data.events import MAX_DEAD_LETTER_CHARACTERS, BadRow
+from fp_tfrs.errors import InputError
 from fp_tfrs.serving.request import Request
 from fp_tfrs.serving.saved_model import ROWS_PER_CALL, SavedModel
 from fp_tfrs.serving.session_files import Asked, Part, parse, read_part
@@ -94,11 +95,16 @@ class Recommend(beam.DoFn):
         self._model_dir, self._work_dir, self._k, self._file_format = model_dir, work_dir, k, file_format
         self._shared = shared.Shared()
 
-    def setup(self) -> None:
-        self._model = self._shared.acquire(lambda: SavedModel(self._model_dir))
-
     def process(self, part: tuple[Any, ...]) -> None:
+        """What cannot be used is left in a file for `batch` to raise: Beam would make a failure of it, with a traceback."""
         part = Part(*part)
+        try:
+            self._model = self._shared.acquire(lambda: SavedModel(self._model_dir))
+            self._answer(part)
+        except InputError as error:
+            storage.write_text(refusal_path(self._work_dir, part), str(error))
+
+    def _answer(self, part: Part) -> None:
         rows, first_row = read_part(part), part.first_row
         while chunk := list(itertools.islice(rows, SHARD_ROWS)):
             name = shard_name(part.file, first_row, self._file_format)
@@ -147,6 +153,11 @@ def shard_name(file: int, first_row: int, file_format: str) -> str:
 def done_path(work_dir: str, part: Part) -> str:
     """What is there once all shards of the part are."""
     return os.path.join(work_dir, f"part-{part.file:05d}-{part.first_row:010d}.done")
+
+
+def refusal_path(work_dir: str, part: Part) -> str:
+    """What is there, with the reason, where the part cannot be answered."""
+    return os.path.join(work_dir, f"part-{part.file:05d}-{part.first_row:010d}.refused")
 
 
 def facts_path(work_dir: str, name: str) -> str:
