@@ -39,7 +39,7 @@ class Executor(executor.Executor):
             exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], pusher_pb2.PushDestination()
         )
         models = destination.filesystem.base_directory
-        version_dir = self._find_pushed(input_dict, models) or self._push(input_dict, models)
+        version_dir = self._push(input_dict, models)
         io_utils.copy_dir(version_dir, pushed.uri)
         self._prune(models, exec_properties)
         self._MarkPushed(pushed, pushed_destination=version_dir, pushed_version=os.path.basename(version_dir))
@@ -72,7 +72,9 @@ class Executor(executor.Executor):
             drift.SUMMARY_FILE: drift.summarise(os.path.join(statistics.uri, drift.TRAINING_FILE)),
             **self._card(input_dict),
         }
-        return push.push(self.GetModelPath(input_dict), root, name, additions)
+        return push.push(
+            self.GetModelPath(input_dict), root, name, additions, lambda: self._find_pushed(input_dict, models)
+        )
 
     def _prune(self, models: str, exec_properties: dict[str, Any]) -> None:
         """What cannot be removed stays, and is no reason to undo a push."""

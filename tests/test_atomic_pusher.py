@@ -1,5 +1,6 @@
 """The way from an evaluation to the serving root: what is pushed is what passed everything, and nothing else ever lies there."""
 
+import contextlib
 import itertools
 import shutil
 from types import SimpleNamespace
@@ -116,6 +117,24 @@ def test_what_came_after_the_judgement_is_not_replaced_before_another_one(folder
     assert versions(root) == [other] and (root / "m" / push.JUDGE_AGAIN).read_text().startswith(f"{other.name} ")
     run_pusher(folder, root, baseline=other)
     assert len(versions(root)) == 2
+
+
+def test_a_rollback_that_the_push_had_to_wait_for_is_not_replaced(folder, statistics, monkeypatch):
+    root, lock = folder / "serving", push.lock
+    run_pusher(folder, root, model="other")
+    (other,) = versions(root)
+    rolled_back = root / "m" / str(int(other.name) + 1)
+
+    @contextlib.contextmanager
+    def wait(models):
+        with lock(models):
+            shutil.copytree(other, rolled_back)
+            yield
+
+    monkeypatch.setattr(push, "lock", wait)
+    with pytest.raises(RunError, match=f"since then {rolled_back} is served"):
+        run_pusher(folder, root, baseline=other)
+    assert versions(root) == [other, rolled_back]
 
 
 def test_a_push_that_fails_at_its_end_is_not_done_twice(folder, statistics, monkeypatch):

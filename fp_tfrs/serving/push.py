@@ -17,7 +17,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -38,11 +38,14 @@ def push(
     serving_root: str | os.PathLike[str],
     name: str,
     additions: Mapping[str, str] = MappingProxyType({}),
+    find_pushed: Callable[[], str | None] = lambda: None,
 ) -> str:
     """Copies the SavedModel in `model_dir` to the next version under `serving_root/name`; returns the version's folder.
 
     The version is the Unix time in seconds, or one more than the highest there is when that is larger. `additions` are
     texts that the version has besides, by their paths within it; they take the place of files that the model has there.
+    `find_pushed` is asked when no other push or rollback can come between: the folder that it returns, if any, is returned
+    instead, and what it raises stops the push.
 
     Raises:
         InputError: `model_dir` holds no SavedModel, or the serving root cannot be written.
@@ -51,10 +54,10 @@ def push(
     if not storage.exists(os.path.join(model_dir, MARKER)):
         raise InputError(f"{model_dir} has no {MARKER}; give the folder of an exported model")
     if not (storage.is_local(model_dir) and storage.is_local(serving_root)):
-        return push_marker_last(os.fspath(model_dir), os.path.join(serving_root, name), additions)
+        return find_pushed() or push_marker_last(os.fspath(model_dir), os.path.join(serving_root, name), additions)
     models = Path(serving_root) / name
     with lock(models):
-        return push_locked(Path(model_dir), models, additions)
+        return find_pushed() or push_locked(Path(model_dir), models, additions)
 
 
 def push_locked(source: Path, models: Path, additions: Mapping[str, str]) -> str:
