@@ -1,9 +1,11 @@
 """Which versions are there and which is served: pruning, rollback and labels, also where a kill or another process comes between."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -118,6 +120,46 @@ def test_a_version_that_is_read_or_has_a_label_stays_until_it_is_not(models):
     assert pruning.prune(models, 1) == [5]
     labels.label(str(models), {"stable": 100})
     assert pruning.prune(models, 1) == [20]
+
+
+def test_a_version_that_gets_a_label_while_the_pruning_waits_stays(models, monkeypatch):
+    lock = push.lock
+
+    @contextlib.contextmanager
+    def wait(folder):
+        monkeypatch.setattr(push, "lock", lock)
+        labels.label(str(models), {"stable": 5})
+        with lock(folder):
+            yield
+
+    monkeypatch.setattr(push, "lock", wait)
+    assert pruning.prune(models, 1) == [20]
+    assert contents(models) == {5: "5", 100: "100"}
+
+
+def test_two_models_that_get_labels_at_once_both_have_them(models, monkeypatch):
+    other = models.parent / "other"
+    write_versions(other, 8)
+    read_text, threads = storage.read_text, []
+
+    def read_slowly(path):
+        found = read_text(path) if storage.exists(path) else ""
+        if not threads:
+            threads.append(threading.Thread(target=labels.label, args=(str(other), {"stable": 8})))
+            threads[0].start()
+            threads[0].join(0.3)  # it has to wait
+        return found
+
+    monkeypatch.setattr(storage, "read_text", read_slowly)
+    labels.label(str(models), {"stable": 20})
+    threads[0].join()
+    assert (labels.read(str(models)), labels.read(str(other))) == ({"stable": 20}, {"stable": 8})
+
+
+def test_labels_for_a_mistyped_model_make_no_folder(models):
+    with pytest.raises(InputError, match="has no version"):
+        labels.label(f"{models}x", {"stable": 5})
+    assert os.listdir(models.parent) == ["m"]
 
 
 def test_a_pruning_killed_at_any_file_leaves_whole_versions_alone_and_a_push_sweeps(models, tmp_path):

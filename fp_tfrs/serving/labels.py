@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
@@ -29,13 +30,27 @@ def label(models: str, labels: Mapping[str, int]) -> str:
         labels: name → version.
 
     Raises:
-        InputError: there is no such version, or the file there is cannot be read.
+        InputError: there is no such version, or the file there is cannot be read, or written.
+        RunError: a push does not end.
     """
     models = models.rstrip("/")
+    _check_there(models, labels)
+    if not storage.is_local(models):
+        return _write(models, labels)
+    # No version goes meanwhile; and the file is that of all models of the serving root, whose lock comes second always.
+    with push.lock(Path(models)), push.lock(Path(storage.parent(models))):
+        _check_there(models, labels)
+        return _write(models, labels)
+
+
+def _check_there(models: str, labels: Mapping[str, int]) -> None:
     there = push.list_complete(models)
     for name, version in labels.items():
         if version not in there:
             raise InputError(f"{name}={version}: {push.describe_versions(models)}")
+
+
+def _write(models: str, labels: Mapping[str, int]) -> str:
     config = _read(models)
     entry = _entry_of(models, config)
     if entry is None:

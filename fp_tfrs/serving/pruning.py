@@ -27,12 +27,16 @@ def prune(models: str | os.PathLike[str], keep: int) -> list[int]:
         InputError: the folder cannot be written, or the file of labels cannot be read. RunError: a push does not end.
         OSError: a version cannot be removed.
     """
-    spared = set(labels.read(os.fspath(models)).values())
     if not storage.is_local(models):
-        return _prune_marker_first(os.fspath(models), keep, spared)
+        return _prune_marker_first(os.fspath(models), keep, _labelled(models))
     with push.lock(Path(models)):
+        spared = _labelled(models)  # within the lock, as labels are given
         old = [version for version in push.list_complete(models)[:-keep] if version not in spared]
         return [version for version in old if _remove(Path(models), version)]
+
+
+def _labelled(models: str | os.PathLike[str]) -> set[int]:
+    return set(labels.read(os.fspath(models)).values())
 
 
 def _remove(models: Path, version: int) -> bool:

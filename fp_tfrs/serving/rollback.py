@@ -40,9 +40,6 @@ def roll_back(models: str, to: int | None = None) -> Rollback:
     models = models.rstrip("/")
     if not push.list_complete(models):
         raise InputError(f"--model {models} has no pushed versions; give the folder that has them, ROOT/serving/NAME")
-    if given := labels.read(models):
-        named = " ".join(f"{name}={version}" for name, version in given.items())
-        raise InputError(f"{models} is served by labels ({named}); move them with fp-tfrs label")
     if storage.is_local(models):
         with push.lock(Path(models)):
             served, source, version, additions = _choose(models, to)
@@ -53,6 +50,9 @@ def roll_back(models: str, to: int | None = None) -> Rollback:
 
 def _choose(models: str, to: int | None) -> tuple[int, str, int, dict[str, str]]:
     """What is served, the folder to push again, whose files it has, and what the new version says of itself."""
+    if given := labels.read(models):
+        named = " ".join(f"{name}={version}" for name, version in given.items())
+        raise InputError(f"{models} is served by labels ({named}); move them with fp-tfrs label")
     versions = push.list_complete(models)
     served = versions[-1]
     chosen = _version_before(models, versions) if to is None else to
