@@ -8,7 +8,6 @@ whatever its writer wanted; here it refuses the file.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -67,12 +66,19 @@ def batches(
     asked = [name for name in dict.fromkeys(names if columns is None else columns) if name in names]
     chosen = list(range(file.num_row_groups) if groups is None else groups)
     left = sum(file.metadata.row_group(k).num_rows for k in chosen) if asked else 0
-    for parts in itertools.zip_longest(*(file.iter_batches(most_rows, chosen, [name]) for name in asked)):
-        if len({0 if part is None else part.num_rows for part in parts}) > 1:
+    readers = [filter(len, file.iter_batches(most_rows, chosen, [name])) for name in asked]
+    parts = [next(reader, None) for reader in readers]
+    while there := [part for part in parts if part is not None]:
+        if len(there) < len(parts):
             raise pa.ArrowInvalid("its columns are not equally long")
-        fields = [field for part in parts for field in part.schema]
-        left -= parts[0].num_rows
-        yield pa.RecordBatch.from_arrays([array for part in parts for array in part.columns], schema=pa.schema(fields))
+        n_rows = min(map(len, there))  # batches of categories end where their row group does, those of others don't
+        fields = [field for part in there for field in part.schema]
+        arrays = [array for part in there for array in part.slice(0, n_rows).columns]
+        left -= n_rows
+        yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+        parts = [
+            part.slice(n_rows) if len(part) > n_rows else next(reader, None) for part, reader in zip(there, readers)
+        ]
     if left:
         raise pa.ArrowInvalid(f"of its rows {left} are missing")
 

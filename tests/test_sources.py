@@ -155,6 +155,20 @@ def test_row_count(tmp_path):
     assert count_rows(str(path), SourceConfig(format="csv", files=(str(path),))) == 1_001
 
 
+@pytest.mark.parametrize("group_rows", [7_000, 10_000, 20_000])
+def test_a_parquet_file_with_categories_is_read_whatever_its_row_groups_are(tmp_path, group_rows):
+    path = tmp_path / "a.parquet"
+    items = [f"i{row % 50}" for row in range(20_000)]
+    frame = pd.DataFrame(
+        {"item": pd.Series(items, dtype="category"), "time": range(20_000), "dwell": [[1], []] * 10_000}
+    )
+    frame.to_parquet(path, row_group_size=group_rows)
+    rows = list(read_rows(str(path), SourceConfig(format="parquet", files=(str(path),)), ["item", "time", "dwell"]))
+    assert [row.line for row in rows] == list(range(1, 20_001))
+    expected = [{"item": item, "time": row, "dwell": [1][row % 2 :]} for row, item in enumerate(items)]
+    assert [row.values for row in rows] == expected
+
+
 @pytest.mark.parametrize(
     ("lost", "said"),
     [
