@@ -29,3 +29,25 @@ def test_sessions_that_are_none_are_refused_in_a_sentence(model, sessions, flags
         model.recommend(sessions, flags)
     with pytest.raises(InputError, match="no list of ids as text"):
         model.recommend([["a"]], allowed_item_id=["a", "b"])
+
+
+# More rows than go into one call, so that parts of them could match by chance.
+@pytest.mark.parametrize(
+    ("n_sessions", "lists", "message"),
+    [
+        (
+            1_536,
+            {"denied_item_id": [["a"]] * 512},
+            "denied_item_id has 512 rows, but there are 1536 sessions; .*or one for",
+        ),
+        (2_048, {"allowed_item_id": [["a"]] * 1_024}, "allowed_item_id has 1024 rows, but there are 2048 sessions"),
+        (1, {"denied_item_id": [["a"], ["b"]]}, "denied_item_id has 2 rows, but there are 1 sessions"),
+        (1, {"target": ["a", "b"]}, "target has 2 rows, but there are 1 sessions; give one for each$"),
+        (2, {"target": ["a"]}, "target has 1 rows"),
+        (1, {"target": "a"}, "target 'a' is no list of ids as text"),
+        (1, {"target": [7]}, r"target \[7\] is no list"),
+    ],
+)
+def test_what_has_not_a_row_for_each_session_is_refused(model, n_sessions, lists, message):
+    with pytest.raises(InputError, match=message):
+        (model.rank if "target" in lists else model.recommend)([["a"]] * n_sessions, None, **lists)

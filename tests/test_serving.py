@@ -266,7 +266,7 @@ def test_only_allowed_items_that_are_not_denied_are_answered(unseen_export):
         )  # the others keep their order
     shared = answer([items] * (ROWS_PER_CALL + 1), allowed_item_id=[allowed], denied_item_id=[denied])
     assert shared.item_id == answers.item_id[:1] * (ROWS_PER_CALL + 1)
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    with pytest.raises(InputError, match="allowed_item_id has 2 rows, but there are 3 sessions"):
         answer([items] * 3, allowed_item_id=[allowed] * 2)
 
 

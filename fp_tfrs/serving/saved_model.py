@@ -128,7 +128,7 @@ class SavedModel:
     ) -> np.ndarray:
         """int64 [n] rank of each target after its session, over the whole catalogue: 1 = best, 0 = not in it."""
         inputs = self._inputs("rank", item_id, is_false_positive, user_id, history_item_id, unclicked_item_id)
-        return self._in_parts("rank", **inputs, target=np.array(target, dtype=object))["rank"]
+        return self._in_parts("rank", **inputs, target=_one_each("target", target))["rank"]
 
     def answer(self, requests: Sequence[Request], signature: str = "recommend") -> Recommendations:
         """Top items for requests by a signature that takes sessions."""
@@ -160,15 +160,27 @@ class SavedModel:
         inputs = {"item_id": ids, "is_false_positive": flags}
         taken = self.takes(signature)
         if "user_id" in taken:
-            inputs["user_id"] = np.array([""] * len(ids) if user_id is None else user_id, dtype=object)
+            inputs["user_id"] = _one_each("user_id", [""] * len(ids) if user_id is None else user_id)
         for name, items in (("history_item_id", history_item_id), ("unclicked_item_id", unclicked_item_id)):
             if name in taken:
                 inputs[name], _ = _pad([[]] * len(ids) if items is None else items, None)
         return inputs
 
     def _in_parts(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """`call` for at most ROWS_PER_CALL rows at once, the answers joined."""
+        """`call` for at most ROWS_PER_CALL rows at once, the answers joined.
+
+        Raises:
+            InputError: as `call`, or an input has neither a row for each of the first one's nor, if it has a default, one
+                for all.
+        """
         n_rows = len(next(iter(inputs.values())))
+        has_default = self._signatures[signature].defaults if signature in self._signatures else ()
+        for name, values in inputs.items():
+            if len(values) != n_rows and not (len(values) == 1 and name in has_default):
+                for_all = ", or one for all" if name in has_default else ""
+                raise InputError(
+                    f"{name} has {len(values)} rows, but there are {n_rows} sessions; give one for each{for_all}"
+                )
         parts = []
         for start in range(0, max(n_rows, 1), ROWS_PER_CALL):
             rows = slice(start, start + ROWS_PER_CALL)
@@ -201,6 +213,13 @@ def _pad(item_id: Sequence[Sequence[Any]] | np.ndarray, flags: Any) -> tuple[np.
             raise InputError(f"{len(values)} flags for {len(item_id[row])} items; give one flag per item, or fewer")
         padded_flags[row, : len(values)] = values
     return ids, padded_flags
+
+
+def _one_each(name: str, values: Sequence[str]) -> np.ndarray:
+    """Ids as object [B]; InputError: they are no list of texts."""
+    if not _is_list(values) or not all(isinstance(value, (str, bytes)) for value in values):
+        raise InputError(f"{name} {values!r:.100} is no list of ids as text; give one for each session: […]")
+    return np.array(values, dtype=object)
 
 
 def _is_list(values: Any) -> bool:
