@@ -58,15 +58,16 @@ def test_an_export_answers_by_its_table_and_says_what_that_loses(export):
 
 
 def test_recall_by_hand():
-    """Of what may be answered and the model can answer; a session without an input is left out."""
-    model = SimpleNamespace(answer=lambda _: SimpleNamespace(item_id=[["a", "b", ""], ["c", "d", "a"]]))
+    """Of what may be answered and the model can answer; a session without an input, or that has seen all there is, is left out."""
+    found = [["a", "b", ""], ["c", "d", "a"], [""] * 3]
+    model = SimpleNamespace(answer=lambda _: SimpleNamespace(item_id=found))
     exact = SimpleNamespace(
         vocabulary="abcd",
         has_input=lambda request: bool(request.item_id),
         offered=lambda _, scores: scores,
-        scores=lambda _: iter(np.array([[9, -np.inf, 8, -np.inf], [4, 3, 2, 1]])),
+        scores=lambda _: iter(np.array([[9, -np.inf, 8, -np.inf], [4, 3, 2, 1], [-np.inf] * 4])),
     )
-    requests = [Request(["x"], [0]), Request([], []), Request(["y"], [0])]
+    requests = [Request(["x"], [0]), Request([], []), Request(["y"], [0]), Request(["z"], [0])]
     assert fidelity.measure(model, requests, exact) == ((1 / 2 + 2 / 3) / 2, 2)
 
 

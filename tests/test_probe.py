@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import subprocess
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -152,6 +153,15 @@ def test_a_probe_that_ends_badly_is_a_finding_not_an_exception(tmp_path, monkeyp
 def expectation(*scored: tuple[str, float]) -> expectations.Expectation:
     request = expectations.Request([], [], "", [], [], "a")
     return expectations.Expectation(request, [i for i, _ in scored], [s for _, s in scored], 1, 1)
+
+
+def test_requests_are_drawn_without_an_array_as_wide_as_the_longest_id():
+    vocabulary = ["x" * 1_000, *(f"i{number}" for number in range(100_000))]
+    tracemalloc.start()
+    expectations._requests([], vocabulary, 50, np.random.default_rng(0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
 
 
 def test_only_near_ties_may_change_places():

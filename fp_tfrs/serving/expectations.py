@@ -201,12 +201,14 @@ def _requests(
         unclicked = list(session.unclicked_before(cut))
         requests.append(Request(items, flags, user, list(session.history_item_id), unclicked, target))
     for length in (0, 1, max_length, max_length + 7, 10 * max_length):
-        items = [str(item) for item in random.choice(vocabulary, length)]
+        # Positions, as NumPy would make an array of the whole vocabulary, as wide as its longest id.
+        items = [vocabulary[column] for column in random.choice(len(vocabulary), length)]
         flags = [int(flag) for flag in random.integers(0, 2, length)]
         requests.append(Request(items, flags, "", items[::-1], [_UNKNOWN, *sorted(items)], vocabulary[-1]))
     requests.append(Request([_UNKNOWN, _UNKNOWN], [0, 1], "", [_UNKNOWN], [_UNKNOWN], vocabulary[0]))
     requests.append(Request([vocabulary[0]] * 3, [1, 1, 1], "", [], [], vocabulary[0]))
-    some, popular = [str(item) for item in random.choice(vocabulary, 30)], list(vocabulary[:200:2])
+    some = [vocabulary[column] for column in random.choice(len(vocabulary), 30)]
+    popular = list(vocabulary[:200:2])
     for n_items, allowed, denied in (
         (2, [*some, _UNKNOWN], some[:9]),
         (0, popular, [_UNKNOWN]),

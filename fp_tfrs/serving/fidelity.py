@@ -22,11 +22,11 @@ class Fidelity(NamedTuple):
     """How much of the exact answers an export gives."""
 
     recall: float  # mean share of the exact first CUTOFF items (top_k, if that is less) that are among its own first
-    n_sessions: int  # that were asked; of none, recall is NaN
+    n_sessions: int  # of which it is the mean; of none it is NaN
 
 
 def measure(model: SavedModel, requests: Sequence[Request], exact: Scorer) -> Fidelity:
-    """Asks an export for sessions; those that it answers by popularity are left out.
+    """Asks an export for sessions; those that it answers by popularity, or that have seen all there is, are left out.
 
     Args:
         model: the export.
@@ -42,5 +42,6 @@ def measure(model: SavedModel, requests: Sequence[Request], exact: Scorer) -> Fi
         offered = exact.offered(request, scores)
         best = [column for column in np.argsort(-offered, kind="stable")[:CUTOFF] if np.isfinite(offered[column])]
         exact_items = {exact.vocabulary[column] for column in best[: len(answer)]}
-        shares.append(len(exact_items & set(answer[:CUTOFF])) / len(exact_items))
-    return Fidelity(float(np.mean(shares)), len(asked))
+        if exact_items:
+            shares.append(len(exact_items & set(answer[:CUTOFF])) / len(exact_items))
+    return Fidelity(float(np.mean(shares)) if shares else float("nan"), len(shares))
