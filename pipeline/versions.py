@@ -21,6 +21,8 @@ def label(model: str, given: Sequence[str]) -> list[str]:
     """Sets labels that are given as name=version, and says where they are and what they name; raises as `labels.label`."""
     wanted = {}
     for text in given:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # what argv has for other bytes
+            raise InputError(f"{text!r} is not UTF-8, as labels are")
         name, sign, version = text.partition("=")
         if not (name and sign) or name in wanted:
             raise InputError(f"{text}: give each label once, as name=version")

@@ -3,9 +3,14 @@
 import json
 import socket
 import threading
+from concurrent import futures
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import grpc
+import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
 from fp_tfrs.serving import client
 from fp_tfrs.serving.request import Request
@@ -92,6 +97,52 @@ def test_nobody_there_is_named(capsys):
         nobody = f"127.0.0.1:{free.getsockname()[1]}"
     for place in (["--url", f"http://{nobody}"], ["--grpc", nobody]):
         assert_sentence(run(capsys, *place, "--name", "m", "--items", "a"), 1, "cannot be reached: ")
+
+
+@pytest.fixture
+def odd_grpc_server():
+    """A port where a model takes items, and answers with the tensors that the test puts there."""
+    tensors = {}
+
+    class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def GetModelMetadata(self, request, context):
+            answer, signatures = (
+                get_model_metadata_pb2.GetModelMetadataResponse(),
+                get_model_metadata_pb2.SignatureDefMap(),
+            )
+            signatures.signature_def["recommend"].inputs["item_id"].name = "x"
+            answer.metadata["signature_def"].Pack(signatures)
+            return answer
+
+        def Predict(self, request, context):
+            answer = predict_pb2.PredictResponse()
+            for name, values in tensors.items():
+                answer.outputs[name].CopyFrom(tf.make_tensor_proto(values))
+            return answer
+
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}", tensors
+    server.stop(None)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"item_id": [["a", "b"]], "score": [[1.0]]},
+        {"item_id": [["a"]], "score": 1.0},
+        {"item_id": np.zeros([0, 1], object), "score": np.zeros([0, 1])},
+        {"item_id": [[1]], "score": [[1.0]]},
+    ],
+)
+def test_an_answer_that_is_none_is_named_in_one_sentence(odd_grpc_server, capsys, tensors):
+    target, answers = odd_grpc_server
+    answers.update(tensors)
+    said = "answers otherwise than TensorFlow Serving does"
+    assert_sentence(run(capsys, "--grpc", target, "--name", "m", "--items", "a"), 1, said)
 
 
 @pytest.mark.parametrize(

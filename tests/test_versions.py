@@ -283,6 +283,7 @@ def test_the_commands_say_what_they_did_or_why_not(models, capsys):
         (["label", "stable"], "stable: give each label once, as name=version"),
         (["label", "stable=5", "stable=20"], "stable=20: give each label once"),
         (["label", "stable=7"], "stable=7: "),
+        (["label", "\udcff=5"], "'\\udcff=5' is not UTF-8, as labels are"),
     ):
         assert cli.main([*arguments, "--model", str(models)]) == 2
         assert said in capsys.readouterr().err

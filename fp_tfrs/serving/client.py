@@ -131,15 +131,8 @@ class RestClient:
                 raise _late(self.place, self._timeout_s) from None
             raise _unreachable(self.place, getattr(cause, "strerror", None) or cause) from None
 
-    @contextlib.contextmanager
-    def _as_expected(self) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise RunError(
-                f"{self.place} answers otherwise than TensorFlow Serving does ({type(error).__name__}: {error}); "
-                "give the address of its REST interface"
-            ) from None
+    def _as_expected(self) -> contextlib.AbstractContextManager[None]:
+        return _as_expected(self.place, "REST")
 
 
 class GrpcClient:
@@ -160,7 +153,9 @@ class GrpcClient:
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.name = name
         signatures = get_model_metadata_pb2.SignatureDefMap()
-        self._ask(self._service.GetModelMetadata, request).metadata["signature_def"].Unpack(signatures)
+        answer = self._ask(self._service.GetModelMetadata, request)
+        with _as_expected(self.place, "gRPC"):
+            answer.metadata["signature_def"].Unpack(signatures)
         self.takes = {name for signature in SIGNATURES for name in signatures.signature_def[signature].inputs}
         _check_signature(self)
 
@@ -173,8 +168,9 @@ class GrpcClient:
         examples = np.array([request.to_example()], dtype=object)
         asked = predict_request(self._name, "serving_default", {"examples": examples})
         outputs = self._ask(self._service.Predict, asked).outputs
-        items, scores = (tf.make_ndarray(outputs[name])[0] for name in ("item_id", "score"))
-        return _answer((item.decode(errors="replace") for item in items), scores)
+        with _as_expected(self.place, "gRPC"):
+            items, scores = (tf.make_ndarray(outputs[name])[0] for name in ("item_id", "score"))
+            return _answer((item.decode(errors="replace") for item in items), scores)
 
     def _ask(self, method: Any, request: Any) -> Any:
         import grpc
@@ -192,6 +188,18 @@ class GrpcClient:
             if code == grpc.StatusCode.UNAVAILABLE:
                 raise _unreachable(self.place, reason) from None
             raise RunError(f"{self.place} fails with status {code.name}: {reason}; see the server's log") from None
+
+
+@contextlib.contextmanager
+def _as_expected(place: str, interface: str) -> Iterator[None]:
+    """What a server's answer breaks in the block is said of the answer."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise RunError(
+            f"{place} answers otherwise than TensorFlow Serving does ({type(error).__name__}: {error}); give the address of "
+            f"its {interface} interface"
+        ) from None
 
 
 def _answer(items: Iterable[str], scores: Iterable[float]) -> Answer:
