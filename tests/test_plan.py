@@ -96,6 +96,17 @@ def test_a_sweep_gives_every_method_each_value_of_each_path_and_searches_none_of
     assert len(plan.candidates(cells[1])) == 6 and "model.loss.margin" not in plan.candidates(cells[1])[0]
 
 
+def test_lists_and_sections_can_be_swept(tmp_path):
+    kinds = [{"kind": "full_softmax"}, {"kind": "sampled_softmax"}]
+    sweep = {"training.length_buckets": [[], [10, 20]], "model.next_item": kinds}
+    plan = _plan(tmp_path, sweep=sweep, seeds=[1])
+    cells = [cell for cell in plan.experiment.cells() if (cell.tower, cell.method) == ("narm", "vanilla")]
+    assert len(set(cells)) == 4
+    runs = [plan.run(cell, plan.candidates(cell)[0], 1) for cell in cells]
+    assert [run.training.length_buckets for run in runs[:2]] == [(), (10, 20)]
+    assert [run.model.next_item.kind for run in runs[2:]] == ["full_softmax", "sampled_softmax"]
+
+
 def test_what_a_run_comes_to_depends_on_data_model_training_and_seed_alone(tmp_path):
     plan, cell = _plan(tmp_path), Cell("log", "narm", "vanilla")
     run = plan.run(cell, {}, 1)

@@ -267,6 +267,18 @@ def test_cells_of_a_sweep_stand_by_their_values():
     assert ("clicks", "narm margin=0.5", "MRR@20") in dict(tables["Does the papers' order hold?"].rows)
 
 
+def test_cells_are_told_apart_by_swept_lists_and_sections(tmp_path):
+    values = {"training.length_buckets": ([], [10, 20]), "model.next_item": ({"kind": "full_softmax"},)}
+    made = make_results(methods=("fp_simple", "fp_metric"), sweep=values)
+    tables = {table.title: table for table in make_tables(made)}
+    assert ("narm", "fp_metric length_buckets=[10, 20]", "fp_simple", "HR@20") in dict(
+        tables["clicks: differences"].rows
+    )
+    write_csv(made, str(tmp_path / "a.csv"))
+    found = pd.read_csv(tmp_path / "a.csv", keep_default_na=False)
+    assert [*found[found["seed"] == "1"]["value"]] == ["[]", "[10, 20]", '{"kind": "full_softmax"}'] * 2
+
+
 def test_both_formats_say_the_same_and_names_cannot_break_them(tables):
     odd = Table(
         "A <b>title</b> | of *stars* & [links](x)",

@@ -69,6 +69,9 @@ class Cell(NamedTuple):
     swept: str = ""  # dotted path; "" = not of a sweep
     value: Any = None
 
+    def __hash__(self) -> int:
+        return hash(self[:-1])  # the value may be a list or a section
+
     def __str__(self) -> str:
         sweep = f" {self.swept.rsplit('.', 1)[-1]}={self.value}" if self.swept else ""
         return f"{self.data_set}/{self.tower}/{self.method}{sweep}"

@@ -34,7 +34,7 @@ def write_csv(results: Results, path: str) -> None:
     """Writes a row for each cell and seed, then, of each data set, for each baseline; by rename.
 
     Figures are of 6 significant digits and not in %; of a baseline, what is of a training is empty. `settings` are the
-    chosen ones, as JSON.
+    chosen ones, as JSON, and so is a swept value that is a list or a section.
     """
     columns = ("data_set", "tower", "method", "swept", "value", "seed", "settings", "best_epoch", "seconds")
     names = (*columns, "val_mrr@20", *FIGURES, "targets", "fp_targets")
@@ -73,6 +73,8 @@ def _csv_rows(results: Results) -> Iterator[dict[str, Any]]:
 def _csv_text(value: Any) -> Any:
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.6g}"
+    if isinstance(value, (list, tuple, dict)):
+        return json.dumps(value, ensure_ascii=False)
     return "" if value is None else value
 
 
