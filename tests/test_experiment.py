@@ -22,6 +22,7 @@ from fp_tfrs.experiments.figures import SET_METRICS
 from fp_tfrs.experiments.outputs import write_outputs
 from fp_tfrs.experiments.plan import Plan, run_fingerprint
 from fp_tfrs.experiments.prepared import load
+from fp_tfrs.experiments.reading import read_results
 from fp_tfrs.experiments.runner import Workshop
 from fp_tfrs.learning.metrics import metric_matrix
 from fp_tfrs.learning.training import train
@@ -165,23 +166,28 @@ def test_where_only_the_results_are_left_the_first_seeds_are_trained_again_for_t
     assert "without" not in write_outputs(workshop, tmp_path / "report")[-1]
 
 
-def test_what_was_judged_on_an_earlier_log_is_not_compared_with_the_later_one(finished, monkeypatch):
-    """As many targets of as many sessions, but two of another item."""
+@pytest.mark.parametrize("changed", ["targets", schema.TRAIN, schema.VALID])
+def test_what_was_judged_on_an_earlier_log_is_not_compared_with_the_later_one(finished, monkeypatch, changed):
+    """As many targets of as many sessions, but two events of another item."""
     folder, _ = finished
     workshop = Workshop(
         Plan(str(folder / "small.yaml")), local_runner.prepare_data, folder / "root", folder / "results"
     )
     data = workshop.data("log")
-    column = data.targets.column.copy()
+    column = (data.targets.column if changed == "targets" else data.tables[changed].item_index).copy()
     other = np.flatnonzero(column != column[0])[-1]
     column[[0, other]] = column[[other, 0]]
-    later = dataclasses.replace(data, targets=dataclasses.replace(data.targets, column=column))
+    if changed == "targets":
+        later = dataclasses.replace(data, targets=dataclasses.replace(data.targets, column=column))
+    else:
+        table = dataclasses.replace(data.tables[changed], item_index=column)
+        later = dataclasses.replace(data, tables={**data.tables, changed: table})
     assert dataclasses.replace(data).digest == data.digest != later.digest
     monkeypatch.setattr(runner, "load", lambda *_: later)
     workshop = Workshop(
         Plan(str(folder / "small.yaml")), local_runner.prepare_data, folder / "root", folder / "results"
     )
-    with pytest.raises(RunError, match=r"fp_simple seed 1 was judged on other targets than log has now"):
+    with pytest.raises(RunError, match=r"fp_simple seed 1 was trained or judged on other data than log has now"):
         write_outputs(workshop, folder / "report of other")
 
 
@@ -208,6 +214,24 @@ def test_a_cell_that_its_data_refuse_is_left_out_and_said_to_be(tmp_path):
     )
     assert "vanilla" in (tmp_path / "root" / "results" / "small" / "results.csv").read_text()
     assert "Not run: log/stamp/soft_labels." in (tmp_path / "root" / "results" / "small" / "tables.md").read_text()
+
+
+def test_a_run_whose_line_was_deleted_from_the_ledger_is_trained_and_judged_again(finished, tmp_path):
+    folder, _ = finished
+    for name in ("root", "results"):
+        shutil.copytree(folder / name, tmp_path / name)
+    plan = Plan(str(folder / "small.yaml"))
+    workshop = Workshop(plan, local_runner.prepare_data, tmp_path / "root", tmp_path / "results")
+    cell = plan.experiment.cells()[0]
+    name = run_fingerprint(plan.run(cell, workshop.chosen(cell), 2))
+    ledger, ranks = tmp_path / "results" / "trainings.jsonl", tmp_path / "results" / "ranks" / f"{name}.npz"
+    ledger.write_text("".join(line for line in ledger.read_text().splitlines(True) if name not in line))
+    ranks_before = ranks.stat().st_mtime_ns
+    assert [run.seed for run in read_results(workshop).cells[0].runs] == [1]
+    told = []
+    workshop.work(told.append)
+    assert len(told) == 1 and " seed 2 judged: " in told[0] and ranks.stat().st_mtime_ns > ranks_before
+    assert [run.seed for run in read_results(workshop).cells[0].runs] == [1, 2]
 
 
 def test_report_alone_says_when_nothing_is_finished(finished, tmp_path):

@@ -39,8 +39,8 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """ranks: <int64>[n] of the test targets; history: the epochs' records; list_values: as `results.Run` has them; data: digest
-    of the targets, "" in older files."""
+    """ranks: <int64>[n] of the test targets; history: the epochs' records; list_values: as `results.Run` has them; data:
+    `PreparedData.digest`, "" in older files."""
 
     ranks: np.ndarray
     history: list[Record]

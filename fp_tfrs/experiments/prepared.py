@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -57,11 +58,25 @@ class PreparedData:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Changes with the catalogue, or with a target or its place."""
+        """Changes with the catalogue, a session of a split, or a target or its place."""
         targets = self.targets
         arrays = (targets.session, targets.position, targets.column, targets.is_false_positive)
         sessions = (session.session_id for session in targets.sessions)
-        return fingerprint(*self.catalogue, "", *sessions, "", *(str(array.tolist()) for array in arrays))
+        parts = (*sessions, "", *(str(array.tolist()) for array in arrays))
+        return fingerprint(
+            *self.catalogue, "", *parts, *(_digest_of(self.tables[name]) for name in sorted(self.tables))
+        )
+
+
+def _digest_of(table: SessionTable) -> str:
+    """Of all but user_index: whether that is read depends on which other cells the experiment has."""
+    digest = hashlib.sha256()
+    for field in dataclasses.fields(table):
+        values = getattr(table, field.name)
+        if values is not None and field.name != "user_index":
+            content = repr(values.tolist()).encode() if values.dtype == object else values.tobytes()
+            digest.update(f"{field.name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def load(files: PreparedFiles, run: RunConfig) -> PreparedData:

@@ -35,7 +35,7 @@ def _read_cell(workshop: Workshop, cell: Cell) -> CellResult:
     for seed in workshop.plan.experiment.seeds:
         config = workshop.plan.run(cell, chosen, seed)
         name = run_fingerprint(config)
-        if workshop.ledger.is_judged(name):
+        if name in trained and workshop.ledger.is_judged(name):
             judged, training = workshop.ledger.judged(name), trained[name]
             runs.append(
                 Run(

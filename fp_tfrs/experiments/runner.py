@@ -144,7 +144,7 @@ class Workshop:
         return self._loaded[1]
 
     def _check_judged(self, data_set: str, data: PreparedData) -> None:
-        """Raises RunError: a finished run was judged on other targets; nothing can be compared with it."""
+        """Raises RunError: a finished run was trained or judged on other data; nothing can be compared with it."""
         for cell in self.plan.experiment.cells():
             chosen = self.chosen(cell) if cell.data_set == data_set else None
             if chosen is None:
@@ -156,8 +156,8 @@ class Workshop:
                 judged = self.ledger.judged(name)
                 if judged.data not in ("", data.digest) or len(judged.ranks) != len(data.targets.session):
                     raise RunError(
-                        f"{cell} seed {seed} was judged on other targets than {data_set} has now, as its log, or how it is "
-                        "prepared, has changed; give other --root and --results folders, or the earlier log"
+                        f"{cell} seed {seed} was trained or judged on other data than {data_set} has now, as its log, or how "
+                        "it is prepared, has changed; give other --root and --results folders, or the earlier log"
                     )
 
     def analysis(self, run: str) -> dict[str, np.ndarray]:
@@ -183,9 +183,9 @@ class Workshop:
                 yield task
 
     def _is_finished(self, task: Task) -> bool:
-        if not task.is_judged:
-            return task.name in self.ledger.trainings()
-        return self.ledger.is_judged(task.name) and not self._lacks_analysis(task)
+        if task.is_judged and (not self.ledger.is_judged(task.name) or self._lacks_analysis(task)):
+            return False
+        return task.name in self.ledger.trainings()
 
     def _lacks_analysis(self, task: Task) -> bool:
         """Whether its pictures are to be had from this root, and are not: results may have come from another one."""
@@ -212,6 +212,7 @@ class Workshop:
         training = Training(
             best["val_mrr@20"] or 0.0, trained.best_epoch, seconds, code_fingerprint("fp_tfrs.learning.training")
         )
+        is_known = task.name in self.ledger.trainings()  # ranks of one that is not are another training's
         self.ledger.add(task.name, training)
         if task.is_judged:
             if self._lacks_analysis(task):
@@ -225,7 +226,7 @@ class Workshop:
                     run.seed,
                 )
                 save_arrays(self._analysis_path(task.name), found)
-            if not self.ledger.is_judged(task.name):
+            if not (is_known and self.ledger.is_judged(task.name)):
                 ranks, lists = _rank(trained.model, data, run), _judge_lists(trained.model, data, run)
                 self.ledger.judge(task.name, Judged(ranks, trained.history, lists, data.digest))
             self._tidy(task.cell)
