@@ -137,6 +137,19 @@ def test_samples_beside_an_export_are_real_sessions_without_what_was_put_in(dire
     assert samples.from_export(str(tmp_path)) == []
 
 
+def test_a_sample_of_a_long_session_is_its_end_and_can_be_asked(model, address):
+    items = tuple(f"item_{n % 18:02d}" for n in range(1_502))
+    unclicked = tuple((item, 0, len(items)) for item in items)
+    long = Session("s", items, (False,) * len(items), "u", history_item_id=items, unclicked=unclicked)
+    (sample,) = samples.from_log([long], model.catalogue, seed=1)
+    assert (sample.item_id, sample.target) == ([*items[501:1_501]], items[1_501])
+    assert [*sample.history_item_id] == [*sample.unclicked_item_id] == [*items[:1_000]]
+    lists = sample._asdict()
+    asked = {name: lists[name] for name in ("item_id", "is_false_positive", "history_item_id", "unclicked_item_id")}
+    asked["is_false_positive"] = list(map(bool, asked["is_false_positive"]))
+    assert ask(address, "/api/recommendations", "POST", json.dumps(asked))[0] == 200
+
+
 # The server.
 
 

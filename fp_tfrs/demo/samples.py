@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from fp_tfrs.data.sessions import Session
+from fp_tfrs.demo.content import MOST_ITEMS
 from fp_tfrs.evaluation.targets import list_targets
 from fp_tfrs.serving import expectations
 from fp_tfrs.serving.request import Request
@@ -31,13 +32,24 @@ def from_log(sessions: Iterable[Session], catalogue: Sequence[str], seed: int) -
 
 
 def _cut(session: Session, position: int) -> Request:
-    return Request(
+    request = Request(
         list(session.item_id[:position]),
         [int(flag) for flag in session.is_false_positive[:position]],
         session.user_id,
         list(session.history_item_id),
         list(session.unclicked_before(position)),
         session.item_id[position],
+    )
+    return _latest(request)
+
+
+def _latest(request: Request) -> Request:
+    """The request with as many items in each list, the latest, as the page may ask for."""
+    return request._replace(
+        item_id=request.item_id[-MOST_ITEMS:],
+        is_false_positive=request.is_false_positive[-MOST_ITEMS:],
+        history_item_id=request.history_item_id[:MOST_ITEMS],
+        unclicked_item_id=request.unclicked_item_id[:MOST_ITEMS],
     )
 
 
@@ -47,4 +59,4 @@ def from_export(directory: str) -> list[Request]:
         expected = expectations.read(os.path.join(directory, expectations.FILE_NAME))
     except (OSError, ValueError):  # an export of an older version, or of another program
         return []
-    return [request for request in expectations.real_requests(expected) if request.item_id][:MOST]
+    return [_latest(request) for request in expectations.real_requests(expected) if request.item_id][:MOST]
