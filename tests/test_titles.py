@@ -50,6 +50,22 @@ def test_articles_have_numbers_as_ids_and_may_have_no_title(tmp_path):
         read_titles(TitlesPlan(source=source, item_id="article_id", title="headline"), ["9"])
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([7, 9], pa.float64()),
+        pa.array([b"7", b"9"]),
+        pa.array([" 7", "9 "]),
+        pa.array(["7", "9"]).dictionary_encode(),
+    ],
+)
+def test_ids_are_read_as_those_of_a_log(tmp_path, ids):
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"item": ids, "title": pa.array([b"Syv", b"Ni"])}), file)
+    plan = TitlesPlan(source=SourceConfig(format="parquet", files=(str(file),)), item_id="item", title="title")
+    assert read_titles(plan, ["7", "8"]) == {"7": "Syv"}
+
+
 def test_a_missing_file_or_column_is_named(films, tmp_path):
     with pytest.raises(InputError, match=r"titles: .*nowhere.dat; check the path"):
         read_titles(films_plan(str(tmp_path / "nowhere.dat")), ["0002844"])

@@ -4,11 +4,13 @@ which a report tells of real sessions.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from typing import Any
 
 from fp_tfrs.config import Section, SourceConfig
 from fp_tfrs.config.section import field
+from fp_tfrs.data.events import BadValue, parse_text
 from fp_tfrs.data.sources import expand_files, read_rows
 from fp_tfrs.errors import InputError
 
@@ -40,9 +42,11 @@ def read_titles(plan: TitlesPlan, item_ids: Collection[str]) -> dict[str, str]:
             for column in (plan.item_id, plan.title):
                 if column not in row.values:
                     raise _no_column(path, column, plan.source)
-            item_id, title = (_text(row.values[column]) for column in (plan.item_id, plan.title))
-            if title and item_id in wanted:
-                titles.setdefault(item_id, title)
+            title = _text(row.values[plan.title])
+            with contextlib.suppress(BadValue):  # no item has such an id
+                item_id = parse_text(row.values[plan.item_id])
+                if title and item_id in wanted:
+                    titles.setdefault(item_id, title)
     if not titles:
         raise InputError(
             f"titles: none of {len(wanted)} items has one in {', '.join(files)}{problem}; check titles.source, and whether "
@@ -53,7 +57,8 @@ def read_titles(plan: TitlesPlan, item_ids: Collection[str]) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     """The value without the spaces around it; half a character, as JSON can have it, becomes "?", so that it can be written."""
-    return "" if value is None else str(value).strip().encode(errors="replace").decode()
+    text = value.decode(errors="replace") if isinstance(value, bytes) else "" if value is None else str(value)
+    return text.strip().encode(errors="replace").decode()
 
 
 def _no_column(path: str, column: str, source: SourceConfig) -> InputError:
