@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fp_tfrs.config import SimulationConfig
+from fp_tfrs.config import DataConfig, SimulationConfig
 from fp_tfrs.errors import InputError
 from fp_tfrs.simulation.bayes import BayesBaseline, BayesFilter, rankers
 from fp_tfrs.simulation.simulate import LogModel, build_model, draw_blocks
@@ -140,9 +140,34 @@ def test_items_of_another_log_are_refused():
         baseline.session_scores(["teapot"], [False])
 
 
+def _data(simulation, *rules):
+    source = {"format": "simulated", "simulation": simulation} if simulation else {"format": "csv", "files": ["a.csv"]}
+    rules = [dict(zip(("column", "op", "value"), rule, strict=True)) for rule in rules]
+    columns = {"session_id": "session_id", "feedback": {"dwell_s": "float", "skip": "bool"}}
+    return DataConfig(source=source, columns=columns, false_positive_when=rules)
+
+
+SHORT, SKIPPED = ("dwell_s", "<", 10), ("skip", "==", True)
+
+
 def test_only_a_log_without_slates_has_a_best_ranker():
     with_slates = SimulationConfig(items=100, slate=5)
-    assert list(rankers(SimulationConfig(items=100), ["item_00099"])) == ["bayes_optimal"]
-    assert rankers(with_slates, ["item_00099"]) == rankers(None, ["item_00099"]) == {}
+    assert list(rankers(_data(SimulationConfig(items=100), SHORT), ["item_00099"])) == ["bayes_optimal"]
+    assert rankers(_data(with_slates, SHORT), ["item_00099"]) == rankers(_data(None, SHORT), ["item_00099"]) == {}
     with pytest.raises(InputError, match="with slates is unknown"):
         BayesBaseline(with_slates, ["item_00099"])
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_simulations"),
+    [
+        ([SKIPPED], True),
+        ([SHORT, SKIPPED], True),
+        ([], False),
+        ([("dwell_s", "<", 2)], False),
+        ([SHORT, ("dwell_s", "<", 12)], False),
+        ([("skip", "==", False)], False),
+    ],
+)
+def test_nobody_is_called_the_best_where_the_flags_are_not_the_simulations(rules, is_simulations):
+    assert bool(rankers(_data(SimulationConfig(items=100), *rules), ["item_00099"])) == is_simulations

@@ -82,7 +82,7 @@ def evaluate_export(
         catalogue,
         settings.resamples,
         seed,
-        bayes.rankers(data.source.simulation, catalogue),
+        bayes.rankers(data, catalogue),
         SavedModel(baseline_dir) if baseline_dir else None,
         on_ranked,
     )

@@ -107,7 +107,7 @@ def judge_baselines(data: PreparedData, run: RunConfig, cache_path: str) -> dict
     if not os.path.exists(cache_path):
         sessions = examples.read_sessions(data.files.examples_dir, schema.TRAIN)
         rankers = dict(baselines.fit(sessions, data.catalogue).rankers)
-        rankers |= bayes.rankers(run.data.source.simulation, data.catalogue)
+        rankers |= bayes.rankers(run.data, data.catalogue)
         cuts = top_lists.part_sessions(data.targets)
         arrays = {}
         for name, ranker in rankers.items():

@@ -14,9 +14,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fp_tfrs.config import SimulationConfig
+from fp_tfrs.config import DataConfig, SimulationConfig
 from fp_tfrs.errors import InputError
 from fp_tfrs.simulation.simulate import LogModel, build_model
+
+_ABANDONED = {
+    ("dwell_s", "<", 10),
+    ("skip", "==", True),
+}  # the rules that hold for the simulation's abandoned clicks alone
 
 
 class BayesFilter:
@@ -90,9 +95,14 @@ class BayesFilter:
         return model.clickbait_share * model.clickbait[i] + (1 - model.clickbait_share) * chosen
 
 
-def rankers(config: SimulationConfig | None, catalogue: Sequence[str]) -> dict[str, BayesBaseline]:
-    """The best possible ranker of a log by its name in reports; none if the log isn't simulated, or has slates."""
-    if config is None or config.slate is not None:
+def rankers(data: DataConfig, catalogue: Sequence[str]) -> dict[str, BayesBaseline]:
+    """The best possible ranker of a log by its name in reports; none if the log isn't simulated, or has slates.
+
+    Nor if the flags are not the simulation's: what others tell, such as of a shorter dwell time, makes better ranks possible.
+    """
+    config = data.source.simulation
+    rules = {(rule.column, rule.op, rule.value) for rule in data.false_positive_when}
+    if config is None or config.slate is not None or not rules or not rules <= _ABANDONED:
         return {}
     return {"bayes_optimal": BayesBaseline(config, catalogue)}
 
