@@ -10,5 +10,6 @@ def command_of(module: str, *arguments: str) -> list[str]:
 
     `-m` by itself looks in the working directory first: a `random.py` that lies there would be run in the library's place.
     """
-    code = f"import sys; sys.path[:] = {sys.path!r}; import runpy; runpy.run_module({module!r}, None, '__main__', True)"
+    places = [place for place in sys.path if isinstance(place, str)]  # Python passes over others
+    code = f"import sys; sys.path[:] = {places!r}; import runpy; runpy.run_module({module!r}, None, '__main__', True)"
     return [sys.executable, "-c", code, *arguments]

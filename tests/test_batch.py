@@ -20,6 +20,7 @@ from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.serving import batch, batch_steps, pruning, push
 from fp_tfrs.serving.request import Request
 from fp_tfrs.serving.saved_model import SavedModel
+from fp_tfrs.serving.session_files import divide
 from pipeline import cli
 
 pytestmark = pytest.mark.e2e
@@ -223,9 +224,23 @@ def test_a_command_that_gets_the_lock_of_one_that_has_ended_finds_its_answers(ex
 def test_a_file_that_ends_midway_is_refused_as_input(export, rows, tmp_path, capfd):
     packed = gzip.compress("".join(json.dumps(row | {"n": os.urandom(99).hex()}) + "\n" for row in rows * 50).encode())
     (tmp_path / "cut.jsonl.gz").write_bytes(packed[:-1_000])
-    with pytest.raises(InputError, match=r"cut.jsonl.gz can't be read: Compressed file ended(?!.*goes on)"):
-        recommend(export, tmp_path, pattern="cut.jsonl.gz")
+    (tmp_path / "whole.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for _ in range(2):  # what was refused is looked at again
+        with pytest.raises(InputError, match=r"cut.jsonl.gz can't be read: Compressed file ended(?!.*goes on)"):
+            recommend(export, tmp_path, pattern="*.jsonl*")
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_once_something_is_refused_nothing_more_is_answered(export, tmp_path, rows):
+    (tmp_path / "a.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    step = batch_steps.Recommend(str(export.directory), str(tmp_path), K, "jsonl")
+    (tmp_path / batch_steps.REFUSAL).write_text("cut off")
+    (part,) = divide([str(tmp_path / "a.jsonl")], 20)
+    step.process(part)
+    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", batch_steps.REFUSAL]
+    (tmp_path / batch_steps.REFUSAL).unlink()
+    step.process(part)
+    assert len(os.listdir(tmp_path)) > 2
 
 
 @pytest.mark.parametrize("text", ["", '{"session_id": "s", "item_id": []}\n'])
@@ -241,6 +256,22 @@ def test_input_that_changes_meanwhile_is_refused(export, written, monkeypatch, t
     with pytest.raises(InputError, match="the model or a file of --input has changed"):
         recommend(export, written)
     assert listed(written / "out") == [batch.WORK_FOLDER]
+
+
+def test_a_kill_while_earlier_answers_are_cleared_leaves_a_folder_to_go_on_in(export, written, monkeypatch):
+    assert recommend(export, written).bad_rows
+    remove = batch.storage.remove
+
+    def stop(path):
+        if path.endswith(batch.DEAD_LETTERS):
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.storage, "remove", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recommend(export, written, k=1)
+    assert recommend(export, written, k=1).bad_rows
 
 
 def contents(folder):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 
@@ -16,3 +17,9 @@ def test_what_lies_in_the_working_directory_is_not_run(tmp_path, name):
     assert not (tmp_path / "was run").exists()
     assert run.returncode == 1, run.stderr
     assert "no export" in json.loads(run.stdout.splitlines()[-1])["message"]
+
+
+def test_places_that_are_no_text_are_passed_over_as_python_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    run = subprocess.run(command_of("this"), capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "Zen" in run.stdout, run.stderr

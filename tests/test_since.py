@@ -81,6 +81,15 @@ def test_it_is_as_if_the_log_began_there(log, tmp_path, since, monkeypatch):
     assert f"{result.older_rows:,} before 2023-11-15 09:20 were not taken" in manifest.format_summary(result)[0]
 
 
+@pytest.mark.parametrize("since", [AS_TIME, "16h"])
+def test_one_bad_row_among_old_ones_says_nothing_of_the_log(log, tmp_path, since, monkeypatch):
+    monkeypatch.setattr("fp_tfrs.data.preprocess._SAMPLE_ROWS", 40)
+    log = log.sort_values("time")
+    log.assign(item=log.item.where(log.index != log.index[20], "")).to_csv(tmp_path / "log.csv", index=False)
+    result, _ = sessions_of(tmp_path / "out", make_config(tmp_path / "log.csv", since=since))
+    assert result.older_rows == (log.time < SINCE_S).sum() > 40
+
+
 def test_a_late_log_is_said_to_be_one(log, tmp_path):
     log.to_csv(tmp_path / "log.csv", index=False)
     data = make_config(tmp_path / "log.csv", since="2023-12-01")

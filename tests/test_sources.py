@@ -144,6 +144,11 @@ def test_json_lines_may_leave_out_a_key_for_a_while_but_not_everywhere(tmp_path)
         check_source(data)
     (tmp_path / "b.jsonl").write_text(json.dumps(shown | {"dwell": 4}))
     assert len(check_source(data)) == 2
+    (tmp_path / "b.jsonl").write_text(json.dumps({"session": 1, "film": 2, "time": 3, "dwell": 4}))
+    with pytest.raises(
+        InputError, match=r"^[^ ]*b\.jsonl has no column 'item'; did you mean '.*'\?"
+    ):  # which rows need
+        check_source(data)
     (tmp_path / "b.jsonl").unlink()
     (tmp_path / "a.jsonl").write_text("\n".join([*lines, json.dumps(shown | {"dwell": 4})]))
     assert len(check_source(data)) == 1

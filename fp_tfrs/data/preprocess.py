@@ -21,7 +21,7 @@ import apache_beam as beam
 from fp_tfrs import schema, storage
 from fp_tfrs.config import DataConfig, RuleConfig, parse_since
 from fp_tfrs.data import examples, manifest, preprocess_steps
-from fp_tfrs.data.events import BadRow, EventParser, TooOld, describe_rule
+from fp_tfrs.data.events import BadRow, EventParser, describe_rule
 from fp_tfrs.data.manifest import Manifest
 from fp_tfrs.data.sources import RawRow, check_source, count_rows, mapped_columns, read_rows, split_items
 from fp_tfrs.datasets import prepared
@@ -66,8 +66,8 @@ def preprocess(
       RunError: the pipeline failed, or its counts don't add up.
     """
     files = check_source(data)
-    _check_first_rows(files, data, latest_timestamp_s)
     made_of = _made_of(files, data)
+    _check_first_rows(files, data, latest_timestamp_s)
     n_rows = sum(count_rows(path, data.source) for path in files) if is_in_process else None
     work_dir = os.path.join(output_dir, WORK_FOLDER)
     try:
@@ -120,10 +120,9 @@ def _made_of(files: Sequence[str], data: DataConfig) -> str:
 
 
 def _check_first_rows(files: Sequence[str], data: DataConfig, latest_timestamp_s: float) -> None:
-    """Refuses a configuration that fits no row, before the real work: it reads until one can be used, or for a second.
+    """Refuses a configuration that fits no row, before the real work: it reads until one can be read, or for a second.
 
-    Rows that are too old are none here either. Where `data.since` counts from the log's end, which nobody knows yet, those
-    are all that may be too old.
+    Old rows can be: where `data.since` counts from the log's end, nobody knows yet which rows are too old.
     """
     since_s = parse_since(data.since).resolve(latest_timestamp_s) if data.since else 0.0
     parser = EventParser(data, latest_timestamp_s, since_s)
@@ -137,9 +136,10 @@ def _check_first_rows(files: Sequence[str], data: DataConfig, latest_timestamp_s
             if isinstance(result, BadRow):
                 reasons[result.reason] += 1
                 first.setdefault(result.reason, (path, item))
-            elif not isinstance(result, TooOld):
+            else:
                 return
-    for top, _ in reasons.most_common(1):
+    if reasons:
+        top = reasons.most_common(1)[0][0]
         path, row = first[top]
         raise InputError(
             f"{path}: none of the first {reasons.total()} rows can be used; most often: {top}, e.g. line {row.line}: "

@@ -239,10 +239,10 @@ def read_batch(batch: pa.RecordBatch, first_line: int) -> Iterator[RawRow]:
 def check_source(data: DataConfig) -> list[str]:
     """The log's files, once it is sure that each has every mapped column: what is checked before the real work.
 
-    Of JSON lines it is enough that one file has it: a row may leave out what it has no value for, as impressions do.
+    Of JSON lines it is enough that one file has what rows may leave out, as impressions do with feedback.
 
     Raises:
-      InputError: see `expand_files`; or a file's columns (for JSON lines: those of all files' first rows) lack a mapped one.
+      InputError: see `expand_files`; or a file's columns (for JSON lines: those of its first rows) lack a mapped one.
     """
     files, source = expand_files(data.source), data.source
     columns: dict[str, list[str]] = {}
@@ -251,14 +251,23 @@ def check_source(data: DataConfig) -> list[str]:
         if names is None:
             raise InputError(f"{path} has no rows; remove it or fetch it again")
         columns[path] = names
-    if source.format == "jsonl":
-        where = files[0] if len(files) == 1 else f"the log from {files[0]} to {files[-1]}"
-        columns = {where: list(dict.fromkeys(itertools.chain(*columns.values())))}
-    for where, names in columns.items():
-        for column in mapped_columns(data.columns):
-            if column not in names and not (source.format == "jsonl" and _has_key(files, column, source)):
-                _refuse_column(where, column, names, source)
+    mapped = mapped_columns(data.columns)
+    optional = [column for column in mapped if source.format == "jsonl" and column not in _needed(data.columns)]
+    found = list(dict.fromkeys(itertools.chain(*columns.values())))
+    for column in optional:
+        if column not in found and not _has_key(files, column, source):
+            where = files[0] if len(files) == 1 else f"the log from {files[0]} to {files[-1]}"
+            _refuse_column(where, column, found, source)
+    for path, names in columns.items():
+        for column in mapped:
+            if column not in names and column not in optional:
+                _refuse_column(path, column, names, source)
     return files
+
+
+def _needed(columns: ColumnsConfig) -> tuple[str | None, ...]:
+    """What every row has to have."""
+    return columns.item_id, columns.timestamp, columns.session_id or columns.user_id
 
 
 def _has_key(files: Sequence[str], key: str, source: SourceConfig) -> bool:

@@ -40,7 +40,7 @@ def to_seen(event: Event | Shown, unclicked: UnclickedConfig) -> Seen:
 
 
 def own_clicks(session: Session, unclicked: UnclickedConfig) -> Iterator[Seen]:
-    """What the user saw of a session's clicks, also of those before which nobody knew who it was."""
+    """What the user saw of a session's clicks, of those that were kept: also from before anybody knew who it was."""
     for second, item, is_false_positive in zip(session.timestamp_s, session.item_id, session.is_false_positive):
         yield Seen(second, item, unclicked.source == "impressions" or not is_false_positive)
 

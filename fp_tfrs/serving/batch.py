@@ -108,7 +108,7 @@ def recommend_all(
         else:
             _prepare(output_dir, work_dir, plan)
             _answer(model_dir, work_dir, parts, k, file_format, make_pipeline, is_in_process=is_in_process)
-            if _fingerprint(model_dir, files, k, file_format) != plan:
+            if not _is_unchanged(plan, model_dir, files, k, file_format):
                 raise InputError(
                     f"the model or a file of --input has changed since --output {output_dir} was begun; repeat when nobody writes them"
                 )
@@ -129,6 +129,9 @@ def _answer(
 ) -> None:
     """Has Beam answer the parts that are left; raises as `recommend_all`."""
     left = _left(work_dir, parts)
+    refusal = os.path.join(work_dir, batch_steps.REFUSAL)  # of an earlier command; the file may be whole now
+    if storage.exists(refusal):
+        storage.remove(refusal)
     counts = [part.n_rows for part in parts]
     total = sum(filter(None, counts)) if is_in_process and None not in counts else None
     with Progress(total, "recommending", "sessions") if is_in_process else contextlib.nullcontext() as progress:
@@ -148,11 +151,9 @@ def _answer(
             raise RunError(f"the pipeline failed: {reason}; the same command goes on") from error
         finally:
             batch_steps.rows_done = None
-    lost = _left(work_dir, parts)
-    for path in (batch_steps.refusal_path(work_dir, part) for part in lost):
-        if storage.exists(path):
-            raise InputError(storage.read_text(path))
-    if lost:
+    if storage.exists(refusal):
+        raise InputError(storage.read_text(refusal))
+    if lost := _left(work_dir, parts):
         first = f"{lost[0].path} from row {lost[0].first_row} on"
         raise RunError(
             f"the pipeline left out {len(lost)} of {len(parts)} parts, such as {first}; the same command goes on"
@@ -194,6 +195,13 @@ def _fingerprint(model_dir: str, files: Sequence[str], k: int, file_format: str)
     return fingerprint(fp_tfrs.__version__, *model, *inputs, f"{k} {file_format} {batch_steps.SHARD_ROWS}")
 
 
+def _is_unchanged(plan: str, model_dir: str, files: Sequence[str], k: int, file_format: str) -> bool:
+    try:
+        return _fingerprint(model_dir, files, k, file_format) == plan
+    except OSError:  # one of them is gone
+        return False
+
+
 def _read_finished(output_dir: str) -> Manifest | None:
     path = os.path.join(output_dir, MANIFEST)
     try:
@@ -214,10 +222,11 @@ def _exclusive(output_dir: str) -> Iterator[None]:
     """Makes the folder, and holds its lock where there are locks."""
     with contextlib.ExitStack() as stack:
         try:
-            storage.make_folder(os.path.join(output_dir, WORK_FOLDER))
+            storage.make_folder(output_dir)
             if storage.is_local(output_dir):
-                lock = stack.enter_context(open(os.path.join(output_dir, _LOCK), "w"))
+                lock = stack.enter_context(open(os.path.join(output_dir, _LOCK), "a"))
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            storage.make_folder(os.path.join(output_dir, WORK_FOLDER))  # whoever had the lock may have removed it
         except BlockingIOError:
             raise InputError(
                 f"another command is writing to --output {output_dir}; wait for it, or name another"
@@ -245,9 +254,8 @@ def _prepare(output_dir: str, work_dir: str, plan: str) -> None:
         return
     if storage.exists(letters_path) and not is_begun and (finished is None or not finished.bad_rows):
         raise InputError(f"{letters_path} is none of fp-tfrs batch-recommend; give another --output, or move it away")
-    storage.write_text(
-        plan_path, ""
-    )  # nobody's plan: killed here, the next command knows that the folder is to be cleared
+    # Nobody's plan: killed from here on, the next command knows that the folder is ours to be cleared.
+    storage.write_text(plan_path, "")
     for path in (manifest_path, letters_path):
         if storage.exists(path):
             storage.remove(path)

@@ -25,6 +25,7 @@ from fp_tfrs.serving.request import Request
 from fp_tfrs.serving.saved_model import ROWS_PER_CALL, SavedModel
 from fp_tfrs.serving.session_files import Asked, Part, parse, read_part
 
+REFUSAL = "refused.txt"  # in the work folder: why a part cannot be answered, and so none has to be
 SHARD_ROWS = 20_000  # a kill loses as many at most
 SCORE, MODEL_VERSION = "score", "model_version"
 _MOST_CELLS = 400_000  # of a call: rows × the longest row's items, since rows are padded to it
@@ -96,13 +97,14 @@ class Recommend(beam.DoFn):
         self._shared = shared.Shared()
 
     def process(self, part: tuple[Any, ...]) -> None:
-        """What cannot be used is left in a file for `batch` to raise: Beam would make a failure of it, with a traceback."""
-        part = Part(*part)
+        """What cannot be used is left in REFUSAL for `batch` to raise: Beam would make a failure of it, with a traceback."""
+        if storage.exists(refusal := os.path.join(self._work_dir, REFUSAL)):
+            return
         try:
             self._model = self._shared.acquire(lambda: SavedModel(self._model_dir))
-            self._answer(part)
+            self._answer(Part(*part))
         except InputError as error:
-            storage.write_text(refusal_path(self._work_dir, part), str(error))
+            storage.write_text(refusal, str(error))
 
     def _answer(self, part: Part) -> None:
         rows, first_row = read_part(part), part.first_row
@@ -153,11 +155,6 @@ def shard_name(file: int, first_row: int, file_format: str) -> str:
 def done_path(work_dir: str, part: Part) -> str:
     """What is there once all shards of the part are."""
     return os.path.join(work_dir, f"part-{part.file:05d}-{part.first_row:010d}.done")
-
-
-def refusal_path(work_dir: str, part: Part) -> str:
-    """What is there, with the reason, where the part cannot be answered."""
-    return os.path.join(work_dir, f"part-{part.file:05d}-{part.first_row:010d}.refused")
 
 
 def facts_path(work_dir: str, name: str) -> str:

@@ -15,6 +15,8 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
+from google.protobuf.message import Error as ProtobufError
+
 from fp_tfrs import schema
 from fp_tfrs.errors import InputError, RunError
 from fp_tfrs.serving.request import Request
@@ -195,7 +197,7 @@ def _as_expected(place: str, interface: str) -> Iterator[None]:
     """What a server's answer breaks in the block is said of the answer."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, ProtobufError) as error:
         raise RunError(
             f"{place} answers otherwise than TensorFlow Serving does ({type(error).__name__}: {error}); give the address of "
             f"its {interface} interface"
