@@ -164,12 +164,13 @@ def parse_values(values: dict[str, Any], where: str, kind: type[SectionT]) -> Se
 
 
 def _one_line(error: pydantic.ValidationError, kind: type[Section]) -> str:
-    """The first problem as `path: what is wrong`, with the nearest valid key for an unknown one."""
+    """The first problem as `path: what is wrong`, with valid keys for an unknown one."""
     problem = error.errors()[0]
     where, siblings = _locate(problem["loc"], kind)
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1])[:100], siblings, 1, 0.0)[0]
-        return f"unknown key {where!r}; the nearest valid key is {near!r}"
+        near = difflib.get_close_matches(str(problem["loc"][-1])[:100], siblings, 1)
+        hint = f"the nearest valid key is {near[0]!r}" if near else f"valid keys there are {', '.join(siblings)}"
+        return f"unknown key {where!r}; {hint}"
     if problem["type"] == "union_tag_invalid":
         context = problem["ctx"]
         return f"{where}.name = {context['tag']!r}: Input should be one of {context['expected_tags']}"

@@ -63,7 +63,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
     def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        command.add_argument("--quiet", action="store_true", help="no progress, results and errors only")
+        command.add_argument("--quiet", action="store_true", help="of progress a line at the end of each step only")
         command.set_defaults(command=function)
         return command
 

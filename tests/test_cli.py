@@ -58,6 +58,7 @@ def run_cli(capsys, *arguments):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"training": {"floors": 1}}, "unknown key 'training.floors'; valid keys there are batch_size, "),
         ({"data__colums": {}}, "unknown key 'data.colums'; the nearest valid key is 'columns'"),
         ({"model": {"loss": {"marign": 2}}}, "unknown key 'model.loss.marign'; the nearest valid key is 'margin'"),
         ({"data__max_bad_share": 2}, "data.max_bad_share = 2"),

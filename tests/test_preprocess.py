@@ -340,3 +340,13 @@ def test_a_run_that_breaks_leaves_nothing_that_looks_finished(log, tmp_path, mon
     assert len(result.shards) == 120 and min(shard.records for shard in result.shards) == 0
     total = sum(len(sessions) for sessions in read_all(out).values())
     assert total == sum(counts.sessions for counts in result.splits.values())
+
+
+@pytest.mark.parametrize(("unit", "factor", "is_told"), [("ms", 1, True), ("ms", 1_000, False), ("s", 1, False)])
+def test_seconds_that_are_read_as_milliseconds_are_told(tmp_path, capsys, unit, factor, is_told):
+    log = draw_log(2_000)
+    log.assign(time=log.time * factor).to_csv(tmp_path / "log.csv", index=False)
+    data = make_config(tmp_path / "log.csv", time_unit=unit)
+    preprocess(data, 1, str(tmp_path / "out"), str(tmp_path / "bad.jsonl"), LATEST_S)
+    said = "the newest session begins 1970-01-20 16:1"
+    assert (said in (told := capsys.readouterr().err)) == ("data.time_unit = ms is wrong" in told) == is_told

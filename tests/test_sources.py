@@ -121,6 +121,9 @@ def test_missing_column_names_the_nearest_and_all_others(tmp_path):
         check_source(data_config(path))
     with pytest.raises(InputError, match="is the separator ';'"):
         check_source(data_config(path, separator=";"))
+    path.write_text('{"item": 1}\n' * 2)
+    with pytest.raises(InputError, match=r"is it JSON lines\? data.source.format is csv"):
+        check_source(data_config(path))
     path.write_text(json.dumps({"session": 1, "item": 2, "time": 3}))
     with pytest.raises(InputError, match="no column 'dwell'"):
         check_source(data_config(path, format="jsonl"))
@@ -133,9 +136,7 @@ def test_json_lines_may_leave_out_a_key_for_a_while_but_not_everywhere(tmp_path)
     lines = [json.dumps(shown)] * 1_500
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     data = data_config(tmp_path / "?.jsonl", format="jsonl")
-    with pytest.raises(
-        InputError, match=r"a\.jsonl has no column 'dwell'; did you mean '.*'\? It has: session, item, time"
-    ):
+    with pytest.raises(InputError, match=r"a\.jsonl has no column 'dwell'; it has: session, item, time"):
         check_source(data)
     (tmp_path / "b.jsonl").write_text(json.dumps(shown | {"dwell_s": 4}))
     with pytest.raises(
@@ -145,9 +146,7 @@ def test_json_lines_may_leave_out_a_key_for_a_while_but_not_everywhere(tmp_path)
     (tmp_path / "b.jsonl").write_text(json.dumps(shown | {"dwell": 4}))
     assert len(check_source(data)) == 2
     (tmp_path / "b.jsonl").write_text(json.dumps({"session": 1, "film": 2, "time": 3, "dwell": 4}))
-    with pytest.raises(
-        InputError, match=r"^[^ ]*b\.jsonl has no column 'item'; did you mean '.*'\?"
-    ):  # which rows need
+    with pytest.raises(InputError, match=r"^[^ ]*b\.jsonl has no column 'item'; "):  # which rows need
         check_source(data)
     (tmp_path / "b.jsonl").unlink()
     (tmp_path / "a.jsonl").write_text("\n".join([*lines, json.dumps(shown | {"dwell": 4})]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +27,11 @@ from fp_tfrs.data.manifest import Manifest
 from fp_tfrs.data.sources import RawRow, check_source, count_rows, mapped_columns, read_rows, split_items
 from fp_tfrs.datasets import prepared
 from fp_tfrs.errors import InputError, RunError
-from fp_tfrs.progress import Progress
+from fp_tfrs.progress import Progress, say
 
 WORK_FOLDER = ".unfinished"
 FUTURE_TOLERANCE_S = 86_400.0  # a clock in another time zone is forgiven; events later than that are bad rows
+_YEAR_S = 31_536_000
 _SAMPLE_ROWS = 100_000  # at most, of all files
 
 
@@ -86,6 +88,7 @@ def preprocess(
             )
         first_letters = _join_dead_letters(work_dir, dead_letter_path)
         _check_rows(facts, data, first_letters, dead_letter_path)
+        _warn_of_unit(facts, data)
         _check_splits(facts, data)
         shards = [*facts["shard"].values(), *_write_missing_shards(facts, work_dir, data.shards)]
         result = _build_manifest(facts, shards, fingerprint, data.unclicked is not None)
@@ -238,6 +241,16 @@ def _check_rule(rule: RuleConfig, hits: int, clicks: int, seen: str) -> None:
         raise InputError(
             f"the rule {describe_rule(rule)} of data.false_positive_when holds for {'none' if not hits else 'all'} of "
             f"{clicks} clicks, so it tells nothing apart; change or remove it; feedback in the data: {seen}"
+        )
+
+
+def _warn_of_unit(facts: Mapping[str, Mapping[Any, Any]], data: DataConfig) -> None:
+    """Seconds that are read as milliseconds are all of January 1970; milliseconds that are read as seconds are in the future."""
+    newest_s = max((high for _, high in _details(facts["ranges"], "start").values()), default=math.inf)
+    if data.time_unit == "ms" and newest_s < _YEAR_S:
+        say(
+            f"warning: the newest session begins {manifest.format_time(newest_s)}; if the log's times are seconds, data.time_unit = "
+            "ms is wrong, and with it all that counts seconds or days"
         )
 
 

@@ -299,10 +299,14 @@ def _column_names(path: str, source: SourceConfig) -> list[str] | None:
 
 
 def _refuse_column(path: str, column: str, names: list[str], source: SourceConfig) -> NoReturn:
-    nearest = difflib.get_close_matches(column, names, n=1, cutoff=0.0)
-    guess = f"did you mean {nearest[0]!r}? " if nearest else ""
-    hint = f"; is the separator {source.separator!r}?" if source.format == "csv" and len(names) == 1 else ""
-    raise InputError(f"{path} has no column {column!r}; {guess}It has: {', '.join(names)}{hint}")
+    nearest = difflib.get_close_matches(column, names, n=1)
+    subject = f"did you mean {nearest[0]!r}? It" if nearest else "it"
+    hint = ""
+    if source.format == "csv" and names[0].startswith("{"):
+        hint = "; is it JSON lines? data.source.format is csv"
+    elif source.format == "csv" and len(names) == 1:
+        hint = f"; is the separator {source.separator!r}?"
+    raise InputError(f"{path} has no column {column!r}; {subject} has: {', '.join(names)}{hint}")
 
 
 def count_rows(path: str, source: SourceConfig) -> int:

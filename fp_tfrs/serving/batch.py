@@ -1,7 +1,7 @@
 """Files of sessions → files of recommendations: plans the parts, has Beam answer them, and finishes the folder.
 
 In: an export, and sessions of raw ids (`session_files.py`). Out: `<folder>/sessions-*.parquet` or `.jsonl`, one row a
-session in the input's order, `dead_letters.jsonl` for rows that cannot be used, and `_MANIFEST.json` last. Shards are made
+session in the input's order, `_dead_letters.jsonl` for rows that cannot be used, and `_MANIFEST.json` last. Shards are made
 in a work folder and moved at the end. A command that was killed goes on from them if model, input and options are the same.
 """
 
@@ -28,7 +28,7 @@ from fp_tfrs.serving import batch_steps, push
 from fp_tfrs.serving.session_files import Part, divide, find_files, parse, read_part
 
 MANIFEST = "_MANIFEST.json"
-DEAD_LETTERS = "dead_letters.jsonl"
+DEAD_LETTERS = "_dead_letters.jsonl"  # as of the manifest: readers of a folder of Parquet pass over such names
 WORK_FOLDER = ".unfinished"
 FORMATS = ("parquet", "jsonl")
 _PLAN = "plan.txt"
