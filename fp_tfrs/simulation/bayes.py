@@ -18,10 +18,8 @@ from fp_tfrs.config import DataConfig, SimulationConfig
 from fp_tfrs.errors import InputError
 from fp_tfrs.simulation.simulate import LogModel, build_model
 
-_ABANDONED = {
-    ("dwell_s", "<", 10),
-    ("skip", "==", True),
-}  # the rules that hold for the simulation's abandoned clicks alone
+# The rules that hold for the simulation's abandoned clicks alone: column, op, value.
+_ABANDONED = {("dwell_s", "<", 10), ("skip", "==", True)}
 
 
 class BayesFilter:
