@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 from fp_tfrs import config_file, storage
 from fp_tfrs.errors import InputError
@@ -45,9 +46,8 @@ def _check_output(output: str) -> None:
         raise InputError(f"--output {output} is a folder; give a file for the metrics")
     try:
         storage.make_folder(storage.parent(output))
-        with storage.replacing(f"{output}.trial"):
-            pass
-        storage.remove(f"{output}.trial")
+        if storage.is_local(output):
+            tempfile.TemporaryFile(dir=os.path.dirname(output) or os.curdir).close()
     except OSError as error:
         raise InputError(
             f"--output {output} can't be written ({error.strerror or error}); give another file"

@@ -112,6 +112,7 @@ def odd_grpc_server():
             )
             signatures.signature_def["recommend"].inputs["item_id"].name = "x"
             answer.metadata["signature_def"].Pack(signatures)
+            answer.metadata["signature_def"].value += tensors.pop("more bytes", b"")
             return answer
 
         def Predict(self, request, context):
@@ -132,6 +133,7 @@ def odd_grpc_server():
     "tensors",
     [
         {},
+        {"more bytes": b"\xff"},
         {"item_id": [["a", "b"]], "score": [[1.0]]},
         {"item_id": [["a"]], "score": 1.0},
         {"item_id": np.zeros([0, 1], object), "score": np.zeros([0, 1])},

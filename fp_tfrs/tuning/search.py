@@ -61,10 +61,13 @@ class SearchJob:
     def run_of(self, settings: Settings) -> RunConfig:
         """A trial's run. Without the search, each of whose values would have to fit the trial's others.
 
-        Raises pydantic.ValidationError for settings that don't go together.
+        Raises RunError for settings that don't go together.
         """
         base = self.run.model_copy(update={"tuner": TunerConfig()})
-        return with_settings(base, {**settings, "training.max_epochs": self.epochs})
+        try:
+            return with_settings(base, {**settings, "training.max_epochs": self.epochs})
+        except pydantic.ValidationError as error:
+            raise RunError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
     def folder_of(self, settings: Settings) -> str:
         """Where a trial's files are."""
@@ -165,7 +168,7 @@ class SessionTuner(BaseTuner):
         lines: list[str] = []
         storage.make_folder(folder)
         try:
-            run = _check(job, settings)
+            run = job.run_of(settings)
             self.has_trained = True
             trained = train(
                 run,
@@ -209,13 +212,6 @@ def describe_trial(oracle: keras_tuner.Oracle, trial_id: str, job: SearchJob) ->
         log = storage.read_text(os.path.join(job.folder_of(read_settings(trial.hyperparameters.values)), _LOG))
         return f"{heading} {_describe_values(trial)}: {log.splitlines()[-1]}"
     return f"{heading} {_describe(trial, name)}; best so far {_describe(best, name)}"
-
-
-def _check(job: SearchJob, settings: Settings) -> RunConfig:
-    try:
-        return job.run_of(settings)
-    except pydantic.ValidationError as error:
-        raise RunError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
 def _describe(trial: Trial, objective: str) -> str:
